@@ -1,0 +1,460 @@
+//! `ferro kvm`: QEMU's command line, as people type it at `kvm` or `qemu-system-x86_64`, turned into a VM's description.
+//! A flag that Ferro doesn't have is refused by its name, never skipped. Nothing is started here.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow, bail};
+use ferro_machine::{DiskDescription, GdbAddress, MacAddress, NetBackend, NetDescription, SerialTarget, VmDescription};
+
+use crate::{exit, run};
+
+/// Run a virtual machine, described by QEMU's flags.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP, disable_help_flag = true)]
+pub(crate) struct KvmArgs {
+    /// QEMU's flags; a lone file name is a disk
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAG")]
+    flags: Vec<String>,
+}
+
+const HELP: &str = "\
+Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -drive file=F[,if=virtio][,format=F][,readonly=on][,snapshot=on],
+-m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -nographic, -display none, -net nic[,macaddr=A],
+-net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
+-no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -nodefaults, -nic tap,ifname=N";
+
+/// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["cdrom"], "there is no CD drive yet: give the image as a disk, -drive file=F,readonly=on"),
+    (&["vnc", "vga", "spice", "sdl", "full-screen"], "there is no screen yet: use -nographic and a serial console"),
+    (&["monitor", "qmp", "mon", "chardev"], "there is no monitor yet: debug with -gdb, end the VM with a signal"),
+    (&["boot", "bios", "option-rom"], "there is no firmware yet: boot a kernel with -kernel"),
+    (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
+    (&["daemonize", "pidfile"], "the VM stays in the foreground: start it from a service manager, or with & and nohup"),
+    (&["usb", "usbdevice"], "there is no USB"),
+    (&["soundhw", "audiodev", "audio"], "there is no sound yet"),
+    (&["fda", "fdb"], "there is no floppy drive: give the image as a disk, -hda F"),
+];
+
+impl KvmArgs {
+    /// Runs the VM to its end.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        if matches!(self.flags.first().map(String::as_str), Some("-h" | "-help" | "--help")) {
+            println!("Usage: ferro kvm [FLAG]...\n\n{HELP}");
+            return Ok(ExitCode::from(exit::OK));
+        }
+        let vm = exit::with_code(exit::USAGE, describe(self.flags))?;
+        run::run_description(&vm)
+    }
+}
+
+/// A card (`-net nic`, `-device virtio-net-pci`) and what it is plugged into, in the order they were given.
+#[derive(Default)]
+struct Nets {
+    cards: Vec<Card>,
+    /// `-net tap`, which QEMU joins to `-net nic` by one hub.
+    taps: Vec<String>,
+    /// `-netdev`, by their ids.
+    named: HashMap<String, String>,
+}
+
+struct Card {
+    mac: Option<MacAddress>,
+    /// The `-netdev` it belongs to; that of `-net nic` isn't named.
+    netdev: Option<String>,
+}
+
+#[derive(Default)]
+struct Reader {
+    vm: VmDescription,
+    nets: Nets,
+    drives: Vec<DiskDescription>,
+    /// `-hda` to `-hdd`, which come before other disks.
+    letters: [Option<DiskDescription>; 4],
+    snapshot: bool,
+    serial_given: bool,
+    nographic: bool,
+}
+
+/// The description that the flags stand for.
+pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<VmDescription> {
+    let mut reader = Reader::default();
+    let mut flags = flags.into_iter();
+    while let Some(given) = flags.next() {
+        let Some(name) = given.strip_prefix('-').map(|name| name.strip_prefix('-').unwrap_or(name)) else {
+            reader.drive(0, &given).with_context(|| format!("the disk {given}"))?;
+            continue;
+        };
+        if let Some((_, instead)) = REFUSED.iter().find(|(names, _)| names.contains(&name)) {
+            bail!("-{name}: {instead}");
+        }
+        if reader.switch(name) {
+            continue;
+        }
+        if !VALUED.contains(&name) {
+            bail!("-{name}: Ferro doesn't know this flag; `ferro kvm -help` lists those it does");
+        }
+        let value = flags.next().ok_or_else(|| anyhow!("-{name}: a value has to follow"))?;
+        reader.valued(name, &value).with_context(|| format!("-{name} {value}"))?;
+    }
+    reader.finish()
+}
+
+/// Flags that a value follows.
+const VALUED: &[&str] = &[
+    "hda", "hdb", "hdc", "hdd", "drive", "m", "smp", "kernel", "initrd", "append", "serial", "net", "nic", "netdev",
+    "device", "gdb", "accel", "name", "M", "machine", "cpu", "display", "parallel",
+];
+
+impl Reader {
+    /// Takes a flag without a value, if it is one.
+    fn switch(&mut self, name: &str) -> bool {
+        match name {
+            "nographic" => self.nographic = true,
+            "snapshot" => self.snapshot = true,
+            "no-reboot" => self.vm.no_reboot = true,
+            "S" => self.vm.paused = true,
+            "s" => self.vm.gdb = Some(GdbAddress("127.0.0.1:1234".into())),
+            "enable-kvm" => self.vm.accelerator = ferro_machine::Accelerator::Kvm,
+            // What it leaves away isn't on the board in the first place.
+            "nodefaults" => {}
+            _ => return false,
+        }
+        true
+    }
+
+    fn valued(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
+        match name {
+            "hda" | "hdb" | "hdc" | "hdd" => {
+                let letter = usize::from(name.as_bytes()[2] - b'a');
+                return self.drive(letter, value);
+            }
+            "drive" => self.drives.push(drive(value)?),
+            "m" => self.vm.memory = value.split(',').next().unwrap_or(value).trim_start_matches("size=").parse()?,
+            "smp" => self.vm.cpus = cpus(value)?,
+            "kernel" => self.vm.kernel = Some(value.into()),
+            "initrd" => self.vm.initrd = Some(value.into()),
+            "append" => value.clone_into(&mut self.vm.append),
+            "serial" => return self.serial(value),
+            "net" => return self.nets.net(value),
+            "nic" => return self.nets.nic(value),
+            "netdev" => return self.nets.netdev(value),
+            "device" => return self.nets.device(value),
+            "gdb" => self.vm.gdb = Some(value.parse()?),
+            "accel" => self.accelerator(value)?,
+            "name" => {
+                value.split(',').next().unwrap_or(value).trim_start_matches("guest=").clone_into(&mut self.vm.name);
+            }
+            "M" | "machine" => return self.machine(value),
+            "cpu" if matches!(value, "host" | "max" | "qemu64" | "kvm64") => {}
+            "cpu" => bail!("there is one kind of CPU: leave the flag away, or say host"),
+            "display" | "parallel" if value == "none" => {}
+            "display" => bail!("there is no screen yet: say none"),
+            _ => bail!("there is no such port: say none"),
+        }
+        Ok(())
+    }
+
+    fn drive(&mut self, letter: usize, file: &str) -> anyhow::Result<()> {
+        self.letters[letter] = Some(file.replace(',', ",,").parse()?);
+        Ok(())
+    }
+
+    fn serial(&mut self, value: &str) -> anyhow::Result<()> {
+        if std::mem::replace(&mut self.serial_given, true) {
+            bail!("there is one serial port");
+        }
+        if value == "mon:stdio" {
+            bail!("there is no monitor yet: say -serial stdio");
+        }
+        self.vm.serial = value.parse()?;
+        Ok(())
+    }
+
+    fn accelerator(&mut self, value: &str) -> anyhow::Result<()> {
+        self.vm.accelerator = value.split(',').next().unwrap_or(value).parse()?;
+        Ok(())
+    }
+
+    /// `pc,accel=kvm` and the like: there is one board.
+    fn machine(&mut self, value: &str) -> anyhow::Result<()> {
+        for part in value.split(',') {
+            match part.split_once('=').unwrap_or(("type", part)) {
+                ("type", "pc") => {}
+                ("type", kind) if kind.starts_with("pc-i440fx") => {}
+                ("type", _) => bail!("Ferro's one board is pc"),
+                ("accel", accelerators) => {
+                    self.accelerator(accelerators.split(':').next().unwrap_or(accelerators))?;
+                }
+                _ => bail!("of a machine's options only accel can be given"),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> anyhow::Result<VmDescription> {
+        if self.nographic && !self.serial_given {
+            self.vm.serial = SerialTarget::Stdio;
+        }
+        self.vm.disks = self.letters.into_iter().flatten().chain(self.drives).collect();
+        for disk in &mut self.vm.disks {
+            disk.snapshot |= self.snapshot;
+        }
+        self.vm.nets = self.nets.join()?;
+        // Said here, in this command line's words.
+        if self.vm.kernel.is_none() {
+            bail!("-kernel is missing: there is no firmware yet that could boot from a disk");
+        }
+        if self.vm.paused && self.vm.gdb.is_none() {
+            bail!("-S needs -s or -gdb: nothing else could let the VM begin");
+        }
+        Ok(self.vm)
+    }
+}
+
+/// `-drive`'s options, of which those that tune QEMU's caching mean nothing here.
+fn drive(value: &str) -> anyhow::Result<DiskDescription> {
+    let (mut file, mut rest) = (None, String::new());
+    // A doubled comma stands for one in a name.
+    for part in value.replace(",,", "\0").split(',') {
+        match part.split_once('=') {
+            Some(("file", name)) => file = Some(name.to_owned()),
+            Some(("if", "ide" | "scsi" | "sd" | "floppy")) => bail!("{part}: disks are virtio: say if=virtio"),
+            Some(("media", "disk") | ("index" | "id" | "aio" | "discard", _)) => {}
+            Some(("media", _)) => bail!("{part}: there is no CD drive yet: leave it away and say readonly=on"),
+            Some(("cache", "writeback" | "none")) => {}
+            Some(("cache", mode)) => bail!("cache={mode}: what the guest flushes is on the disk; leave it away"),
+            _ => rest += &format!(",{part}"),
+        }
+    }
+    let file = file.context("file= is missing")?;
+    Ok(format!("{file}{rest}").replace('\0', ",,").parse()?)
+}
+
+/// `2`, `cpus=2` or `2,sockets=1,…`.
+fn cpus(value: &str) -> anyhow::Result<u32> {
+    let first = value.split(',').find_map(|part| match part.split_once('=') {
+        None => Some(part),
+        Some(("cpus", number)) => Some(number),
+        Some(_) => None,
+    });
+    first.and_then(|number| number.parse().ok()).context("the number of vCPUs is missing: -smp 2")
+}
+
+/// What `tap` options say: the interface. A script that would set it up isn't run.
+fn tap(options: &[(&str, &str)]) -> anyhow::Result<String> {
+    let mut name = None;
+    for (key, value) in options {
+        match *key {
+            "ifname" => name = Some((*value).to_owned()),
+            "script" | "downscript" if *value == "no" => {}
+            "script" | "downscript" => {
+                bail!("{key}={value}: no scripts are run: set the interface up before, say {key}=no")
+            }
+            "id" | "vlan" | "mac" | "model" => {}
+            _ => bail!("{key}: a TAP interface has ifname, script and downscript"),
+        }
+    }
+    name.context("ifname= is missing: which TAP interface?")
+}
+
+fn get<'a>(options: &[(&'a str, &'a str)], key: &str) -> Option<&'a str> {
+    options.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
+}
+
+fn options(value: &str) -> (&str, Vec<(&str, &str)>) {
+    let mut parts = value.split(',');
+    let kind = parts.next().unwrap_or_default();
+    (kind, parts.map(|part| part.split_once('=').unwrap_or((part, ""))).collect())
+}
+
+fn check_model(model: Option<&str>) -> anyhow::Result<()> {
+    match model {
+        None | Some("virtio" | "virtio-net-pci") => Ok(()),
+        Some(model) => bail!("model={model}: network cards are virtio: say model=virtio"),
+    }
+}
+
+impl Nets {
+    fn net(&mut self, value: &str) -> anyhow::Result<()> {
+        let (kind, options) = options(value);
+        match kind {
+            "nic" => {
+                check_model(get(&options, "model"))?;
+                let known = ["macaddr", "model", "vlan", "netdev"];
+                if let Some((key, _)) = options.iter().find(|(key, _)| !known.contains(key)) {
+                    bail!("{key}: a card has macaddr and model");
+                }
+                let mac = get(&options, "macaddr").map(str::parse).transpose()?;
+                self.cards.push(Card { mac, netdev: get(&options, "netdev").map(ToOwned::to_owned) });
+            }
+            "tap" => self.taps.push(tap(&options)?),
+            "none" => {}
+            _ => bail!("{kind}: a card (nic) is plugged into tap,ifname=NAME"),
+        }
+        Ok(())
+    }
+
+    /// Both ends in one flag.
+    fn nic(&mut self, value: &str) -> anyhow::Result<()> {
+        let (kind, options) = options(value);
+        match kind {
+            "tap" => {
+                check_model(get(&options, "model"))?;
+                let mac = get(&options, "mac").map(str::parse).transpose()?;
+                let id = format!("-nic {}", self.named.len());
+                self.named.insert(id.clone(), tap(&options)?);
+                self.cards.push(Card { mac, netdev: Some(id) });
+            }
+            "none" => {}
+            _ => bail!("{kind}: a card is plugged into tap,ifname=NAME"),
+        }
+        Ok(())
+    }
+
+    fn netdev(&mut self, value: &str) -> anyhow::Result<()> {
+        let (kind, options) = options(value);
+        if kind != "tap" {
+            bail!("{kind}: a card is plugged into tap,id=ID,ifname=NAME");
+        }
+        let id = get(&options, "id").context("id= is missing")?;
+        self.named.insert(id.to_owned(), tap(&options)?);
+        Ok(())
+    }
+
+    fn device(&mut self, value: &str) -> anyhow::Result<()> {
+        let (kind, options) = options(value);
+        match kind {
+            "virtio-net-pci" | "virtio-net" => {
+                let mac = get(&options, "mac").map(str::parse).transpose()?;
+                let netdev = get(&options, "netdev").context("netdev= is missing")?.to_owned();
+                if let Some((key, _)) = options.iter().find(|(key, _)| !["mac", "netdev", "id"].contains(key)) {
+                    bail!("{key}: a card has netdev, mac and id");
+                }
+                self.cards.push(Card { mac, netdev: Some(netdev) });
+            }
+            // Every VM has both.
+            "virtio-rng-pci" | "virtio-balloon-pci" | "virtio-balloon" => {}
+            _ => bail!("{kind}: the devices that can be added are virtio-net-pci, and disks by -drive"),
+        }
+        Ok(())
+    }
+
+    /// Gives each card its interface.
+    fn join(self) -> anyhow::Result<Vec<NetDescription>> {
+        let Self { cards, taps, mut named } = self;
+        let mut taps = taps.into_iter();
+        let mut joined = vec![];
+        for Card { mac, netdev } in cards {
+            let name = match netdev {
+                None => taps.next().context("-net nic: nothing to plug it into: add -net tap,ifname=NAME,script=no")?,
+                Some(id) => {
+                    named.remove(&id).with_context(|| format!("netdev={id}: no -netdev has this id, or two cards"))?
+                }
+            };
+            joined.push((name, mac));
+        }
+        // QEMU takes an interface without a card too; a guest would not see it.
+        if let Some(name) = taps.next() {
+            bail!("-net tap,ifname={name}: no card is plugged into it: add -net nic");
+        }
+        if let Some((id, _)) = named.into_iter().next() {
+            bail!("-netdev {id}: no card is plugged into it: add -device virtio-net-pci,netdev={id}");
+        }
+        let check = |(name, mac)| {
+            let net: NetDescription = format!("tap={name}").parse()?;
+            let NetBackend::Tap(name) = net.backend;
+            Ok(NetDescription { backend: NetBackend::Tap(name), mac })
+        };
+        joined.into_iter().map(check).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferro_machine::{Accelerator, MemorySize};
+
+    use super::*;
+
+    fn read(line: &str) -> Result<VmDescription, String> {
+        describe(line.split_whitespace().map(ToOwned::to_owned).collect()).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn a_usual_command_line_becomes_the_description_of_flags() {
+        let vm = read(
+            "-hda /vms/web.qcow2 -drive file=data.raw,if=virtio,format=raw,cache=none -m 512 -smp 2 -kernel vmlinuz \
+             -initrd initrd.gz -append root=/dev/vda -nographic -net nic,macaddr=52:54:00:12:34:56 \
+             -net tap,ifname=tap0,script=no -no-reboot -snapshot -name web -enable-kvm",
+        )
+        .unwrap();
+        assert_eq!((vm.name.as_str(), vm.memory, vm.cpus), ("web", MemorySize(512 << 20), 2));
+        assert_eq!((vm.accelerator, &vm.serial, vm.no_reboot), (Accelerator::Kvm, &SerialTarget::Stdio, true));
+        assert_eq!((vm.disks[0].file.as_str(), vm.disks[0].snapshot), ("/vms/web.qcow2", true));
+        assert_eq!((vm.disks[1].file.as_str(), vm.disks[1].format.as_deref()), ("data.raw", Some("raw")));
+        assert_eq!(vm.nets[0].backend, NetBackend::Tap("tap0".into()));
+        assert_eq!(vm.nets[0].mac, Some("52:54:00:12:34:56".parse().unwrap()));
+        assert_eq!(vm.check(), Ok(()));
+    }
+
+    #[test]
+    fn newer_spellings_say_the_same() {
+        let vm = read(
+            "--kernel k -M pc,accel=tcg -m 1G -smp cpus=4,sockets=1 -netdev tap,id=n0,ifname=t0,script=no,downscript=no \
+             -device virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01 -nic tap,ifname=t1 -S -s -serial file:out.log \
+             -display none",
+        )
+        .unwrap();
+        assert_eq!((vm.memory, vm.cpus, vm.accelerator), (MemorySize(1 << 30), 4, Accelerator::Soft));
+        assert_eq!(vm.nets[0].backend, NetBackend::Tap("t0".into()));
+        assert_eq!(vm.nets[1].backend, NetBackend::Tap("t1".into()));
+        assert_eq!((vm.paused, vm.gdb), (true, Some(GdbAddress("127.0.0.1:1234".into()))));
+        assert_eq!(vm.serial, SerialTarget::File("out.log".into()));
+    }
+
+    #[test]
+    fn what_isnt_there_is_refused_by_name() {
+        for flag in ["-cdrom x", "-vnc :0", "-monitor stdio", "-boot d", "-loadvm s", "-daemonize", "-usb"] {
+            let error = read(&format!("-kernel k {flag}")).unwrap_err();
+            let name = flag.split(' ').next().unwrap();
+            assert!(error.starts_with(&format!("{name}: ")) && error.len() > name.len() + 10, "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_named_with_their_flag() {
+        for (line, told) in [
+            ("-kernel k -m lots", "-m lots"),
+            ("-kernel k -smp", "-smp: a value"),
+            ("-kernel k -smp many", "-smp many"),
+            ("-kernel k -frobnicate", "-frobnicate"),
+            ("-kernel k -drive if=virtio", "file="),
+            ("-kernel k -drive file=x,if=ide", "if=virtio"),
+            ("-kernel k -drive file=x,media=cdrom", "readonly=on"),
+            ("-kernel k -net nic,macaddr=1:2 -net tap,ifname=t", "macaddr"),
+            ("-kernel k -net nic", "-net tap"),
+            ("-kernel k -net tap,ifname=t", "-net nic"),
+            ("-kernel k -net tap", "ifname="),
+            ("-kernel k -net tap,ifname=t,script=/etc/x", "script=no"),
+            ("-kernel k -net nic,model=e1000", "virtio"),
+            ("-kernel k -net user", "tap"),
+            ("-kernel k -netdev tap,id=a,ifname=t", "netdev=a"),
+            ("-kernel k -device virtio-net-pci,netdev=b", "netdev=b"),
+            ("-kernel k -device e1000", "virtio-net-pci"),
+            ("-kernel k -S", "-gdb"),
+            ("-kernel k -M q35", "pc"),
+            ("-hda disk.qcow2", "-kernel"),
+        ] {
+            let error = read(line).unwrap_err();
+            let flag = line.split(' ').nth(2).unwrap_or("-kernel");
+            assert!(error.contains(told) || error.contains(flag) && told == "macaddr", "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn commas_in_names_are_doubled_in_drives_only() {
+        let vm = read("-kernel k -hda a,b -drive file=c,,d").unwrap();
+        assert_eq!((vm.disks[0].file.as_str(), vm.disks[1].file.as_str()), ("a,b", "c,d"));
+    }
+}

@@ -1,0 +1,150 @@
+//! `ferro run`: one VM in this process, described by flags, a `vm.toml`, or both.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use ferro_block::image::{ImageSpec, OpenMode, Secrets};
+use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
+use ferro_block::{FileOptions, FileStorage, Storage};
+use ferro_machine::{
+    Accelerator, ClockSource, DiskDescription, GdbAddress, MemorySize, NetDescription, Outcome, SerialTarget,
+    VmDescription,
+};
+
+use crate::exit;
+
+/// Run a virtual machine in this process.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// Read the VM's description from a file; flags given beside it go first
+    #[arg(long, value_name = "VM.TOML")]
+    config: Option<PathBuf>,
+    /// The VM's name, for messages and made-up addresses
+    #[arg(long)]
+    name: Option<String>,
+    /// RAM, such as 512M or 2G [default: 128M]
+    #[arg(short, long, value_name = "SIZE")]
+    memory: Option<MemorySize>,
+    /// vCPUs, 1 to 64 [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
+    /// What executes the guest: auto, kvm or soft [default: auto]
+    #[arg(long, value_name = "WHAT")]
+    accel: Option<Accelerator>,
+    /// What the VM's clock goes by: host, or icount for runs that repeat exactly [default: host]
+    #[arg(long, value_name = "WHAT")]
+    clock: Option<ClockSource>,
+    /// Boot this kernel (bzImage, or ELF with a PVH note) without firmware
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The kernel's initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "TEXT")]
+    append: Option<String>,
+    /// A disk: FILE[,format=F][,if=virtio][,readonly=on][,snapshot=on][,serial=S][,queues=N]
+    #[arg(long = "disk", value_name = "FILE[,…]")]
+    disks: Vec<DiskDescription>,
+    /// A network card: tap=NAME[,mac=A][,model=virtio]
+    #[arg(long = "net", value_name = "tap=NAME[,…]")]
+    nets: Vec<NetDescription>,
+    /// Where the serial port leads: stdio, none, file=F, unix=PATH, tcp=HOST:PORT [default: none]
+    #[arg(long, value_name = "WHERE")]
+    serial: Option<SerialTarget>,
+    /// Let gdb connect: tcp:HOST:PORT, such as tcp:127.0.0.1:1234
+    #[arg(long, value_name = "WHERE")]
+    gdb: Option<GdbAddress>,
+    /// Wait for the debugger to let the guest begin
+    #[arg(long)]
+    paused: bool,
+    /// Let sockets without authentication be reachable from other hosts
+    #[arg(long)]
+    insecure: bool,
+    /// End the VM where the guest would reboot
+    #[arg(long)]
+    no_reboot: bool,
+}
+
+impl RunArgs {
+    fn describe(self) -> anyhow::Result<VmDescription> {
+        let mut vm = match &self.config {
+            Some(path) => VmDescription::from_file(path)?,
+            None => VmDescription::default(),
+        };
+        fn set<T>(into: &mut T, given: Option<T>) {
+            if let Some(given) = given {
+                *into = given;
+            }
+        }
+        set(&mut vm.name, self.name);
+        set(&mut vm.memory, self.memory);
+        set(&mut vm.cpus, self.cpus);
+        set(&mut vm.accelerator, self.accel);
+        set(&mut vm.clock, self.clock);
+        set(&mut vm.append, self.append);
+        set(&mut vm.serial, self.serial);
+        vm.kernel = self.kernel.or(vm.kernel);
+        vm.initrd = self.initrd.or(vm.initrd);
+        vm.disks.extend(self.disks);
+        vm.nets.extend(self.nets);
+        vm.gdb = self.gdb.or(vm.gdb);
+        vm.paused |= self.paused;
+        vm.insecure |= self.insecure;
+        vm.no_reboot |= self.no_reboot;
+        Ok(vm)
+    }
+
+    /// Runs the VM to its end.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let vm = exit::with_code(exit::USAGE, self.describe())?;
+        run_description(&vm)
+    }
+}
+
+/// Runs a described VM to its end: exit code 0 if its guest switched it off, rebooted or was told to quit.
+pub(crate) fn run_description(vm: &VmDescription) -> anyhow::Result<ExitCode> {
+    exit::with_code(exit::USAGE, vm.check().map_err(anyhow::Error::new))?;
+    let disks = vm.disks.iter().map(open_disk).collect::<anyhow::Result<Vec<_>>>()?;
+    let closing = disks.clone();
+    let outcome = ferro_machine::run(vm, disks)?;
+    for (disk, description) in closing.iter().zip(&vm.disks) {
+        disk.flush().with_context(|| format!("{}: what the guest wrote may be lost", description.file))?;
+    }
+    tracing::info!(
+        "{}: {}",
+        vm.name,
+        match outcome {
+            Outcome::PoweredOff => "the guest switched itself off",
+            Outcome::Reset => "the guest asked for a reset",
+            Outcome::Quit => "ended from outside",
+        }
+    );
+    Ok(ExitCode::from(exit::OK))
+}
+
+fn open_disk(disk: &DiskDescription) -> anyhow::Result<Arc<dyn Storage>> {
+    let format = disk.format.as_deref().map(str::parse).transpose()?;
+    let spec = ImageSpec::from_name(&disk.file, format)?;
+    let mode = if disk.read_only || disk.snapshot { OpenMode::READ } else { OpenMode::WRITE };
+    let image = ferro_block::image::open(&spec, mode, &Secrets::default())
+        .with_context(|| format!("cannot open the disk {}", disk.file))?;
+    if disk.snapshot && !disk.read_only {
+        return thrown_away(image.storage).with_context(|| format!("cannot make an overlay for {}", disk.file));
+    }
+    Ok(image.storage)
+}
+
+/// An image over `backing` that takes the writes and is gone with the process: its file has no name any more.
+fn thrown_away(backing: Arc<dyn Storage>) -> anyhow::Result<Arc<dyn Storage>> {
+    let named = tempfile::Builder::new().prefix("ferro-snapshot-").tempfile()?;
+    let options =
+        FileOptions { writable: true, format: true, no_flush: true, unlocked: true, ..FileOptions::default() };
+    let file: Arc<dyn Storage> = Arc::new(FileStorage::open(named.path(), options)?);
+    let options = CreateOptions { size: backing.size(), ..CreateOptions::default() };
+    qcow2::create(&file, None, &options, None)?;
+    let files = Files { file, data_file: None, backing: Some(backing) };
+    Ok(Arc::new(Qcow2::open(files, &OpenOptions::default())?))
+}

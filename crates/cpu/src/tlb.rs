@@ -1,0 +1,163 @@
+//! The translation lookaside buffer: linear pages to offsets in the host memory behind the guest, direct-mapped, apart
+//! for reads, writes and fetches and for each privilege. How entries come about is in `paging`.
+
+/// Kinds of access; each has entries of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read = 0,
+    Write = 1,
+    Fetch = 2,
+}
+
+/// Whose rights an access has; [`Set::Checked`] never has entries, so that every access is looked at closely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Set {
+    Supervisor = 0,
+    User = 1,
+    Checked = 2,
+}
+
+const ENTRIES: usize = 512;
+const KINDS: usize = 4;
+const SETS: usize = 4;
+const LEN: usize = ENTRIES * KINDS * SETS;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Address of the page, or something that isn't one.
+    tag: u64,
+    /// Added to an address gives its offset in host memory.
+    addend: u64,
+}
+
+const EMPTY: Entry = Entry { tag: 1, addend: 0 };
+
+/// All entries of one CPU.
+pub(crate) struct Tlb {
+    entries: Box<[Entry; LEN]>,
+    global: Box<[u64; LEN / 64]>,
+    set: usize,
+    /// Addresses that entries of big pages may cover.
+    big: (u64, u64),
+}
+
+impl Tlb {
+    pub(crate) fn new() -> Self {
+        let entries = vec![EMPTY; LEN].into_boxed_slice().try_into();
+        let Ok(entries) = entries else { unreachable!("the length is LEN") };
+        Self { entries, global: Box::new([0; LEN / 64]), set: 0, big: (u64::MAX, 0) }
+    }
+
+    /// Chooses whose entries are looked at.
+    pub(crate) fn select(&mut self, set: Set) {
+        self.set = set as usize * ENTRIES * KINDS;
+    }
+
+    #[inline(always)]
+    fn index(set: usize, access: Access, address: u64) -> usize {
+        (set + access as usize * ENTRIES + (address >> 12) as usize % ENTRIES) % LEN
+    }
+
+    /// Where `size` bytes at `address` are in host memory, if that is known and they don't cross a page.
+    #[inline(always)]
+    pub(crate) fn find(&self, access: Access, address: u64, size: u64) -> Option<usize> {
+        let entry = &self.entries[Self::index(self.set, access, address)];
+        let last_page = address.wrapping_add(size - 1) & !0xfff;
+        (entry.tag == last_page).then(|| address.wrapping_add(entry.addend) as usize)
+    }
+
+    /// As [`Tlb::find`], with the rights of `set`.
+    pub(crate) fn find_in(&self, set: Set, access: Access, address: u64) -> Option<usize> {
+        let entry = &self.entries[Self::index(set as usize * ENTRIES * KINDS, access, address)];
+        (entry.tag == address & !0xfff).then(|| address.wrapping_add(entry.addend) as usize)
+    }
+
+    /// Remembers that the page of `address` begins at `offset` of host memory.
+    pub(crate) fn insert(&mut self, set: Set, access: Access, address: u64, offset: usize, global: bool) {
+        let page = address & !0xfff;
+        let index = Self::index(set as usize * ENTRIES * KINDS, access, address);
+        self.entries[index] = Entry { tag: page, addend: (offset as u64 & !0xfff).wrapping_sub(page) };
+        let bit = 1 << (index % 64);
+        if global {
+            self.global[index / 64] |= bit;
+        } else {
+            self.global[index / 64] &= !bit;
+        }
+    }
+
+    /// Remembers that entries around `address` may come from a big page of `size` bytes.
+    pub(crate) fn note_big_page(&mut self, address: u64, size: u64) {
+        let start = address & !(size - 1);
+        self.big = (self.big.0.min(start), self.big.1.max(start + (size - 1)));
+    }
+
+    /// Forgets everything.
+    pub(crate) fn flush(&mut self) {
+        self.entries[..ENTRIES * KINDS * 2].fill(EMPTY);
+        self.global.fill(0);
+        self.big = (u64::MAX, 0);
+    }
+
+    /// Forgets all but global pages.
+    pub(crate) fn flush_local(&mut self) {
+        for (chunk, global) in self.entries[..ENTRIES * KINDS * 2].chunks_exact_mut(64).zip(self.global.iter()) {
+            if *global == 0 {
+                chunk.fill(EMPTY);
+            } else if *global != u64::MAX {
+                for (index, entry) in chunk.iter_mut().enumerate() {
+                    if global >> index & 1 == 0 {
+                        *entry = EMPTY;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets one page.
+    pub(crate) fn invalidate(&mut self, address: u64) {
+        if (self.big.0..=self.big.1).contains(&address) {
+            return self.flush();
+        }
+        for set in [Set::Supervisor, Set::User] {
+            for access in [Access::Read, Access::Write, Access::Fetch] {
+                let entry = &mut self.entries[Self::index(set as usize * ENTRIES * KINDS, access, address)];
+                if entry.tag == address & !0xfff {
+                    *entry = EMPTY;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_found_within_their_page_and_right_only() {
+        let mut tlb = Tlb::new();
+        tlb.insert(Set::Supervisor, Access::Read, 0x7123, 0x3000, false);
+        assert_eq!(tlb.find(Access::Read, 0x7ff8, 8), Some(0x3ff8));
+        assert_eq!(tlb.find(Access::Read, 0x7ff9, 8), None);
+        assert_eq!(tlb.find(Access::Write, 0x7000, 1), None);
+        tlb.select(Set::User);
+        assert_eq!(tlb.find(Access::Read, 0x7000, 1), None);
+        tlb.select(Set::Checked);
+        assert_eq!(tlb.find(Access::Read, 0x7000, 1), None);
+    }
+
+    #[test]
+    fn flushes_spare_global_pages_and_big_pages_go_as_a_whole() {
+        let mut tlb = Tlb::new();
+        tlb.insert(Set::Supervisor, Access::Read, 0x1000, 0, true);
+        tlb.insert(Set::Supervisor, Access::Read, 0x2000, 0, false);
+        tlb.flush_local();
+        assert!(tlb.find(Access::Read, 0x1000, 1).is_some() && tlb.find(Access::Read, 0x2000, 1).is_none());
+        tlb.invalidate(0x1000);
+        assert!(tlb.find(Access::Read, 0x1000, 1).is_none());
+        tlb.insert(Set::Supervisor, Access::Read, 0x20_3000, 0x3000, false);
+        tlb.note_big_page(0x20_3000, 0x20_0000);
+        tlb.invalidate(0x3f_f000);
+        assert!(tlb.find(Access::Read, 0x20_3000, 1).is_none());
+    }
+}

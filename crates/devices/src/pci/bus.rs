@@ -1,0 +1,242 @@
+//! One PCI bus: functions by slot, configuration through ports 0xCF8 and 0xCFC, and the dispatch of guest accesses to
+//! the function whose window they hit.
+
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use ferro_guest::BusDevice;
+
+use super::{BarKind, ConfigSpace};
+
+/// A function on the bus.
+pub trait PciFunction: Send {
+    /// Its configuration space.
+    fn config(&self) -> &ConfigSpace;
+    /// Its configuration space, to change.
+    fn config_mut(&mut self) -> &mut ConfigSpace;
+    /// A guest's write to configuration space.
+    fn write_config(&mut self, offset: usize, size: u8, value: u32) {
+        self.config_mut().write(offset, size, value);
+    }
+    /// A guest's read of configuration space.
+    fn read_config(&mut self, offset: usize, size: u8) -> u32 {
+        self.config().read(offset, size)
+    }
+    /// A guest's read in a window.
+    fn read_bar(&mut self, bar: usize, offset: u64, size: u8) -> u64;
+    /// A guest's write in a window.
+    fn write_bar(&mut self, bar: usize, offset: u64, size: u8, value: u64);
+    /// The state after power-on.
+    fn reset(&mut self) {}
+}
+
+/// A function as the bus and the rest of the board share it.
+pub type SharedFunction = Arc<Mutex<dyn PciFunction>>;
+
+struct Window {
+    start: u64,
+    len: u64,
+    io: bool,
+    slot: usize,
+    bar: usize,
+}
+
+/// The bus, without bridges: 32 slots of one function each, and more functions where one is added as such.
+pub struct PciBus {
+    functions: Vec<(u8, SharedFunction)>,
+    windows: RwLock<Vec<Window>>,
+}
+
+/// The state behind a function's lock; a panic elsewhere leaves it as good as it was.
+fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn PciFunction + 'static> {
+    function.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl PciBus {
+    /// A bus with these functions, each with its slot (bits 3–7) and function (bits 0–2) number.
+    pub fn new(functions: Vec<(u8, SharedFunction)>) -> Self {
+        let bus = Self { functions, windows: RwLock::new(vec![]) };
+        bus.find_windows();
+        bus
+    }
+
+    /// The functions.
+    pub fn functions(&self) -> &[(u8, SharedFunction)] {
+        &self.functions
+    }
+
+    /// Gives every window an address, as firmware would: memory from `memory` up, ports from `ports` up.
+    pub fn assign(&self, mut memory: u64, mut ports: u64) {
+        for (_, function) in &self.functions {
+            let mut function = lock(function);
+            for index in 0..6 {
+                let Some((kind, size)) = function.config().bar(index) else { continue };
+                let next = if kind == BarKind::Io { &mut ports } else { &mut memory };
+                *next = next.next_multiple_of(size);
+                function.config_mut().assign_bar(index, *next);
+                *next += size;
+            }
+        }
+        self.find_windows();
+    }
+
+    /// Puts every function into its state after power-on.
+    pub fn reset(&self) {
+        for (_, function) in &self.functions {
+            lock(function).reset();
+        }
+        self.find_windows();
+    }
+
+    fn find_windows(&self) {
+        let mut found = vec![];
+        for (slot, (_, function)) in self.functions.iter().enumerate() {
+            let function = lock(function);
+            let config = function.config();
+            for bar in 0..6 {
+                if let (Some((kind, len)), Some(start)) = (config.bar(bar), config.bar_address(bar)) {
+                    found.push(Window { start, len, io: kind == BarKind::Io, slot, bar });
+                }
+            }
+        }
+        *self.windows.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
+    }
+
+    fn hit(&self, io: bool, address: u64) -> Option<(&SharedFunction, usize, u64)> {
+        let windows = self.windows.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let window = windows
+            .iter()
+            .find(|window| window.io == io && address.checked_sub(window.start).is_some_and(|at| at < window.len))?;
+        Some((&self.functions[window.slot].1, window.bar, address - window.start))
+    }
+
+    /// A guest's read of a port or of memory; `None` if no window is there.
+    pub fn read(&self, io: bool, address: u64, size: u8) -> Option<u64> {
+        let (function, bar, offset) = self.hit(io, address)?;
+        Some(lock(function).read_bar(bar, offset, size))
+    }
+
+    /// A guest's write; returns whether a window is there.
+    pub fn write(&self, io: bool, address: u64, size: u8, value: u64) -> bool {
+        let Some((function, bar, offset)) = self.hit(io, address) else { return false };
+        lock(function).write_bar(bar, offset, size, value);
+        true
+    }
+
+    fn function(&self, number: u8) -> Option<&SharedFunction> {
+        self.functions.iter().find(|(at, _)| *at == number).map(|(_, function)| function)
+    }
+
+    fn read_config(&self, number: u8, offset: usize, size: u8) -> u32 {
+        self.function(number).map_or(u32::MAX, |function| lock(function).read_config(offset, size))
+    }
+
+    fn write_config(&self, number: u8, offset: usize, size: u8, value: u32) {
+        let Some(function) = self.function(number) else { return };
+        lock(function).write_config(offset, size, value);
+        if offset < 0x28 {
+            self.find_windows();
+        }
+    }
+}
+
+/// Configuration mechanism #1: the address register at 0xCF8 and the data window at 0xCFC.
+pub struct ConfigPorts {
+    bus: Arc<PciBus>,
+    address: u32,
+}
+
+impl ConfigPorts {
+    /// Ports for this bus, which is bus 0.
+    pub fn new(bus: Arc<PciBus>) -> Self {
+        Self { bus, address: 0 }
+    }
+
+    /// The function and register that the address names, if it names one on bus 0.
+    fn target(&self, offset: u64) -> Option<(u8, usize)> {
+        let enabled = self.address >> 31 != 0 && self.address >> 16 & 0xff == 0;
+        enabled.then(|| ((self.address >> 8) as u8, (self.address & 0xfc) as usize + (offset & 3) as usize))
+    }
+}
+
+impl BusDevice for ConfigPorts {
+    fn read(&mut self, offset: u64, size: u8) -> u64 {
+        match offset {
+            0 if size == 4 => u64::from(self.address),
+            4..=7 => match self.target(offset) {
+                Some((number, register)) => u64::from(self.bus.read_config(number, register, size.min(4))),
+                None => u64::MAX,
+            },
+            _ => u64::MAX,
+        }
+    }
+
+    fn write(&mut self, offset: u64, size: u8, value: u64) {
+        match offset {
+            0 if size == 4 => self.address = value as u32,
+            4..=7 => {
+                if let Some((number, register)) = self.target(offset) {
+                    self.bus.write_config(number, register, size.min(4), value as u32);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::Identity;
+
+    struct Echo(ConfigSpace, u64);
+
+    impl PciFunction for Echo {
+        fn config(&self) -> &ConfigSpace {
+            &self.0
+        }
+        fn config_mut(&mut self) -> &mut ConfigSpace {
+            &mut self.0
+        }
+        fn read_bar(&mut self, bar: usize, offset: u64, _size: u8) -> u64 {
+            self.1 + (bar as u64) * 0x100 + offset
+        }
+        fn write_bar(&mut self, _bar: usize, _offset: u64, _size: u8, value: u64) {
+            self.1 = value;
+        }
+    }
+
+    fn bus() -> Arc<PciBus> {
+        let identity = Identity { vendor: 1, device: 2, revision: 0, class: 0, subsystem_vendor: 0, subsystem: 0 };
+        let mut config = ConfigSpace::new(identity);
+        config.add_bar(0, BarKind::Io, 32);
+        config.add_bar(1, BarKind::Memory32 { prefetchable: false }, 4096);
+        Arc::new(PciBus::new(vec![(3 << 3, Arc::new(Mutex::new(Echo(config, 0))))]))
+    }
+
+    #[test]
+    fn windows_answer_where_they_were_put_and_move() {
+        let bus = bus();
+        assert_eq!(bus.read(false, 0xe000_0000, 4), None);
+        bus.assign(0xe000_0000, 0xc000);
+        assert_eq!(bus.read(false, 0xe000_0010, 4), Some(0x110));
+        assert_eq!(bus.read(true, 0xc01f, 1), Some(0x1f));
+        assert_eq!(bus.read(true, 0xc020, 1), None);
+        let mut ports = ConfigPorts::new(bus.clone());
+        ports.write(0, 4, 0x8000_1814);
+        ports.write(4, 4, 0xd000_0000);
+        assert_eq!(bus.read(false, 0xe000_0010, 4), None);
+        assert!(bus.write(false, 0xd000_0010, 4, 7));
+        assert_eq!(bus.read(false, 0xd000_0000, 4), Some(0x107));
+    }
+
+    #[test]
+    fn absent_functions_read_as_all_ones() {
+        let mut ports = ConfigPorts::new(bus());
+        ports.write(0, 4, 0x8000_2000);
+        assert_eq!(ports.read(4, 4), u64::from(u32::MAX));
+        ports.write(0, 4, 0x8000_1800);
+        assert_eq!((ports.read(4, 4), ports.read(6, 2)), (0x0002_0001, 2));
+        ports.write(0, 4, 0x8001_1800);
+        assert_eq!(ports.read(4, 4), u64::MAX, "another bus");
+    }
+}

@@ -1,0 +1,207 @@
+//! Resource control: random reads and writes to every chip's registers, and virtqueues of random bytes, never panic and
+//! always return. Seeds are fixed here; the long run takes more of them.
+
+use std::sync::{Arc, Mutex};
+
+use ferro_devices::i8042::{I8042, ResetLine};
+use ferro_devices::pci::{ConfigPorts, HostBridge, IsaBridge, MsiSink, PciBus, PciFunction, SharedFunction};
+use ferro_devices::power::{PowerManagement, PowerRequest, PowerSwitch};
+use ferro_devices::rtc::{Rtc, WallClock};
+use ferro_devices::serial::{SerialOutput, Uart16550};
+use ferro_devices::virtio::{
+    Balloon, Block, Console, ConsoleOutput, Disk, DiskError, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice,
+    VirtioPci,
+};
+use ferro_guest::{BusDevice, Clock, GuestMemory, NoInterrupt, Ram, Range, RangeKind};
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn size(&mut self) -> u8 {
+        1 << self.below(4)
+    }
+}
+
+/// Everything that a chip can be connected to, doing nothing.
+struct Nothing;
+
+impl Clock for Nothing {
+    fn now(&self) -> u64 {
+        123_456_789_012
+    }
+}
+impl WallClock for Nothing {
+    fn seconds(&self) -> i64 {
+        1_800_000_000
+    }
+}
+impl ResetLine for Nothing {
+    fn reset(&self) {}
+}
+impl PowerSwitch for Nothing {
+    fn request(&self, _request: PowerRequest) {}
+}
+impl SerialOutput for Nothing {
+    fn send(&mut self, _byte: u8) {}
+}
+impl MsiSink for Nothing {
+    fn send(&self, _address: u64, _data: u32) {}
+}
+impl FrameSink for Nothing {
+    fn send(&mut self, _frame: &[u8]) {}
+}
+impl ConsoleOutput for Nothing {
+    fn write(&mut self, _bytes: &[u8]) {}
+}
+impl Entropy for Nothing {
+    fn fill(&mut self, buffer: &mut [u8]) {
+        buffer.fill(7);
+    }
+}
+impl MemoryReturn for Nothing {
+    fn give_back(&mut self, _address: u64, _len: u64) {}
+}
+
+/// A disk that checks what the device promises: every request is inside it.
+struct CheckedDisk(u64);
+
+impl CheckedDisk {
+    fn check(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.0), "{len} bytes at {offset} are outside");
+        Ok(())
+    }
+}
+
+impl Disk for CheckedDisk {
+    fn size(&self) -> u64 {
+        self.0
+    }
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        self.check(offset, into.len() as u64)
+    }
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
+        self.check(offset, from.len() as u64)
+    }
+    fn flush(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+    fn discard(&mut self, offset: u64, len: u64) -> Result<(), DiskError> {
+        self.check(offset, len)
+    }
+    fn write_zeroes(&mut self, offset: u64, len: u64, _may_unmap: bool) -> Result<(), DiskError> {
+        self.check(offset, len)
+    }
+}
+
+fn memory() -> Arc<GuestMemory> {
+    let ram = Ram::new(0x10_0000).unwrap();
+    let range = Range { start: 0, len: 0x10_0000, offset: 0, kind: RangeKind::Ram };
+    Arc::new(GuestMemory::new(ram, &[range]).unwrap())
+}
+
+fn poke(device: &mut dyn BusDevice, span: u64, rounds: u64, random: &mut Random) {
+    for _ in 0..rounds {
+        let (offset, size) = (random.below(span), random.size());
+        if random.below(2) == 0 {
+            device.read(offset, size);
+        } else {
+            device.write(offset, size, random.next());
+        }
+    }
+}
+
+#[test]
+fn chips_at_ports_survive_random_accesses() {
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let line = || Arc::new(NoInterrupt);
+        poke(&mut Uart16550::new(line(), Box::new(Nothing)), 8, 5000, &mut random);
+        poke(&mut Rtc::new(line(), Arc::new(Nothing), Box::new(Nothing)), 2, 20_000, &mut random);
+        poke(&mut I8042::new(Box::new(Nothing)), 5, 5000, &mut random);
+        poke(&mut PowerManagement::new(line(), Arc::new(Nothing), Box::new(Nothing)), 16, 5000, &mut random);
+        let functions: Vec<(u8, SharedFunction)> =
+            vec![(0, Arc::new(Mutex::new(HostBridge::default()))), (8, Arc::new(Mutex::new(IsaBridge::default())))];
+        poke(&mut ConfigPorts::new(Arc::new(PciBus::new(functions))), 8, 20_000, &mut random);
+    }
+}
+
+/// Brings the device up with queues at random or plausible places full of random bytes, and rings.
+fn torture<D: VirtioDevice>(device: D, random: &mut Random) {
+    let memory = memory();
+    let mut function = VirtioPci::new(device, memory.clone(), Arc::new(Nothing), Arc::new(NoInterrupt));
+    for _ in 0..40 {
+        bring_up(&mut function, &memory, random);
+        for _ in 0..60 {
+            match random.below(6) {
+                0 => function.write_bar(4, 0x3000 + 4 * random.below(5), 2, random.next()),
+                1 => {
+                    function.read_bar(4, random.below(0x4000), random.size());
+                }
+                2 => function.write_bar(4, random.below(0x4000), random.size(), random.next()),
+                3 => function.write_bar(1, random.below(0x1000), random.size(), random.next()),
+                4 => function.write_config(random.below(256) as usize, 1 << random.below(3), random.next() as u32),
+                _ => {
+                    memory.store(0x2002 + 0x4000 * random.below(3), random.below(9) as u16).unwrap();
+                }
+            }
+        }
+        PciFunction::reset(&mut function);
+    }
+}
+
+fn bring_up<D: VirtioDevice>(function: &mut VirtioPci<D>, memory: &GuestMemory, random: &mut Random) {
+    for address in (0..0x10000).step_by(8) {
+        // Addresses, lengths and flags that are plausible often enough.
+        memory.store(address, random.next() & 0x0003_0003_0000_ffff).unwrap();
+    }
+    for (select, features) in [(0, random.next() & 0xffff_ffff), (1, 1)] {
+        let offered = offered(function, select);
+        function.write_bar(4, 0x08, 4, select);
+        function.write_bar(4, 0x0c, 4, features & offered);
+    }
+    function.write_bar(4, 0x14, 1, 0x0b);
+    for queue in 0..3 {
+        function.write_bar(4, 0x16, 2, queue);
+        function.write_bar(4, 0x18, 2, 8);
+        let base = if random.below(8) == 0 { random.next() } else { 0x4000 * queue };
+        for (register, at) in [(0x20, 0x1000), (0x28, 0x2000), (0x30, 0x3000)] {
+            function.write_bar(4, register, 8, base.wrapping_add(at));
+        }
+        memory.store(0x2002 + 0x4000 * queue, random.below(9) as u16).unwrap();
+        function.write_bar(4, 0x1c, 2, 1);
+    }
+    function.write_bar(4, 0x14, 1, 0x0f);
+    (0..3).for_each(|queue| function.write_bar(4, 0x3000 + 4 * queue, 2, queue));
+}
+
+fn offered<D: VirtioDevice>(function: &mut VirtioPci<D>, select: u64) -> u64 {
+    function.write_bar(4, 0x00, 4, select);
+    function.read_bar(4, 0x04, 4)
+}
+
+#[test]
+fn virtio_devices_survive_random_queues_and_registers() {
+    for seed in 0..15 {
+        let mut random = Random(seed);
+        torture(Block::new(Box::new(CheckedDisk(1 << 20)), "x", 2), &mut random);
+        torture(Net::new([2, 0, 0, 0, 0, 1], Box::new(Nothing)), &mut random);
+        torture(Console::new(Box::new(Nothing)), &mut random);
+        torture(Rng::new(Box::new(Nothing)), &mut random);
+        torture(Balloon::new(Box::new(Nothing)), &mut random);
+    }
+}

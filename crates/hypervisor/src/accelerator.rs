@@ -1,0 +1,115 @@
+//! What every accelerator offers: a VM with memory, interrupt inputs and a clock, and vCPUs that run until something
+//! needs the caller.
+
+use std::sync::Arc;
+
+use ferro_guest::{GuestMemory, InterruptLine, MapError, Range};
+
+use crate::{DebugStop, Registers, VmClock, Watchpoint};
+
+/// The devices as the vCPUs reach them. Called by all vCPU threads at once, in the middle of guest instructions.
+pub trait Bus: Send + Sync {
+    /// `IN` from a port that the accelerator doesn't serve itself; `size` is 1, 2 or 4.
+    fn port_read(&self, port: u16, size: u8) -> u32;
+    /// `OUT`, likewise.
+    fn port_write(&self, port: u16, size: u8, value: u32);
+    /// A read of a guest-physical address where neither memory nor the accelerator answers; `size` is 1, 2, 4 or 8.
+    fn mmio_read(&self, address: u64, size: u8) -> u64;
+    /// A write, likewise.
+    fn mmio_write(&self, address: u64, size: u8, value: u64);
+}
+
+/// Why [`Vcpu::run`] returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// [`Vm::kick`] was called.
+    Kicked,
+    /// Triple fault: only a reset helps.
+    Shutdown,
+    /// A stop for the debugger.
+    Debug(DebugStop),
+    /// The accelerator can't execute what the guest does; the text says what and where.
+    Failed(String),
+}
+
+/// What went wrong with an accelerator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host has no such accelerator, or it doesn't work; the text says what to do.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The host refused an operation.
+    #[error("cannot {operation}: {source}")]
+    Host {
+        /// What was tried, as a verb phrase.
+        operation: &'static str,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// The memory map contradicts itself.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// A virtual machine of some accelerator. Methods may be called from any thread.
+pub trait Vm: Send + Sync {
+    /// The accelerator's name: `kvm` or `soft`.
+    fn accelerator(&self) -> &'static str;
+    /// The guest's memory.
+    fn memory(&self) -> &Arc<GuestMemory>;
+    /// The VM's clock.
+    fn clock(&self) -> &Arc<VmClock>;
+    /// Makes the vCPU with this index; each only once, and before any runs.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error>;
+    /// The interrupt input with this global number: 0 to 15 as on a PC's ISA bus, up to 23 for PCI.
+    fn line(&self, gsi: u32) -> Arc<dyn InterruptLine>;
+    /// A message-signalled interrupt: a device's write of `data` to `address`.
+    fn signal_msi(&self, address: u64, data: u32);
+    /// Replaces the memory map.
+    ///
+    /// # Errors
+    /// A contradictory map, or the host's refusal; the old map then stays.
+    fn remap(&self, ranges: &[Range]) -> Result<(), Error>;
+    /// Makes the vCPU's `run` return [`Exit::Kicked`] soon, or at once when it is called next.
+    fn kick(&self, vcpu: u32);
+    /// Puts interrupt controllers and timer into their state after power-on. No vCPU may be running.
+    fn reset(&self);
+    /// An NMI to one vCPU, as from a button on the front.
+    fn inject_nmi(&self, vcpu: u32);
+    /// The frequency in hertz that the timer's third counter sends to the speaker now.
+    fn speaker(&self) -> Option<f64>;
+}
+
+/// One vCPU; it belongs to the thread that runs it.
+pub trait Vcpu: Send {
+    /// Executes guest code, sleeping while the guest halts, until something needs the caller.
+    fn run(&mut self, bus: &dyn Bus) -> Exit;
+    /// All registers.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn registers(&mut self) -> Result<Registers, Error>;
+    /// Replaces all registers.
+    ///
+    /// # Errors
+    /// The host's refusal of a value.
+    fn set_registers(&mut self, registers: &Registers) -> Result<(), Error>;
+    /// The state after power-on.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn reset(&mut self) -> Result<(), Error>;
+    /// The guest-physical address behind a linear one, by the guest's page tables.
+    fn translate(&mut self, address: u64) -> Option<u64>;
+    /// Stops before the instructions at these linear addresses, after the use of these data, and after every single
+    /// instruction; in place of what was set before.
+    ///
+    /// # Errors
+    /// More than the accelerator can watch.
+    fn set_debug(&mut self, breakpoints: &[u64], watchpoints: &[Watchpoint], step: bool) -> Result<(), Error>;
+    /// Instructions executed so far, where the accelerator counts them.
+    fn instructions(&self) -> Option<u64>;
+}

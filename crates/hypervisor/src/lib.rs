@@ -1,0 +1,17 @@
+//! Virtual machines and their CPUs: the traits [`Vm`] and [`Vcpu`], and the two accelerators behind them, [`soft`] (the
+//! software CPU with our own interrupt controllers and timer) and [`kvm`] (Linux's). Devices, boards and boot paths are
+//! not known here: guest accesses to them leave through [`Bus`].
+
+mod accelerator;
+mod clock;
+pub mod kvm;
+pub mod soft;
+
+pub use accelerator::{Bus, Error, Exit, Vcpu, Vm};
+pub use clock::{HostClock, InstructionClock, VmClock};
+pub use ferro_cpu::{CS, DebugStop, Registers, SegmentRegister, TableRegister, Watchpoint};
+
+/// Index of RBX in [`Registers::gpr`].
+pub const RBX: usize = 3;
+/// Index of RSI in [`Registers::gpr`].
+pub const RSI: usize = 6;

@@ -1,0 +1,221 @@
+//! `vm.toml`: a VM's description as a file. Its keys are the names of `ferro run`'s flags.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use crate::description::{DescriptionError, DiskDescription, NetDescription, VmDescription};
+
+/// The file as written: everything optional, values as text where a flag takes text.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    name: Option<String>,
+    memory: Option<String>,
+    cpus: Option<u32>,
+    accel: Option<String>,
+    clock: Option<String>,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    append: Option<String>,
+    #[serde(default)]
+    disk: Vec<Disk>,
+    #[serde(default)]
+    net: Vec<Net>,
+    serial: Option<String>,
+    gdb: Option<String>,
+    insecure: Option<bool>,
+    no_reboot: Option<bool>,
+    paused: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Disk {
+    file: String,
+    format: Option<String>,
+    #[serde(rename = "if")]
+    interface: Option<String>,
+    #[serde(default)]
+    readonly: bool,
+    #[serde(default)]
+    snapshot: bool,
+    serial: Option<String>,
+    queues: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Net {
+    tap: String,
+    mac: Option<String>,
+    model: Option<String>,
+}
+
+/// Why a `vm.toml` can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It can't be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// It is no TOML, or has a key that isn't known; the message shows where.
+    #[error("{path}: {source}", path = path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A value can't be used.
+    #[error("{path}: {key} = {source}", path = path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with the value.
+        source: DescriptionError,
+    },
+}
+
+impl VmDescription {
+    /// Reads a `vm.toml`. File names in it are relative to its folder; the VM is named after the file unless it says
+    /// otherwise.
+    ///
+    /// # Errors
+    /// A file that can't be read, a key that isn't known, a value that can't be used.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let file: File = toml::from_str(&text)
+            .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        file.describe(path)
+    }
+}
+
+impl File {
+    fn describe(self, path: &Path) -> Result<VmDescription, ConfigError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let refuse = |key| move |source| ConfigError::Value { path: path.to_owned(), key, source };
+        let mut vm = VmDescription::default();
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        vm.name = self.name.or(stem).unwrap_or(vm.name);
+        set(&mut vm.memory, self.memory).map_err(refuse("memory"))?;
+        set(&mut vm.accelerator, self.accel).map_err(refuse("accel"))?;
+        set(&mut vm.clock, self.clock).map_err(refuse("clock"))?;
+        set(&mut vm.serial, self.serial).map_err(refuse("serial"))?;
+        vm.cpus = self.cpus.unwrap_or(vm.cpus);
+        vm.kernel = self.kernel.map(|kernel| folder.join(kernel));
+        vm.initrd = self.initrd.map(|initrd| folder.join(initrd));
+        vm.append = self.append.unwrap_or_default();
+        vm.gdb = self.gdb.map(|gdb| gdb.parse()).transpose().map_err(refuse("gdb"))?;
+        vm.insecure = self.insecure.unwrap_or_default();
+        vm.no_reboot = self.no_reboot.unwrap_or_default();
+        vm.paused = self.paused.unwrap_or_default();
+        for disk in self.disk {
+            vm.disks.push(disk.describe(folder).map_err(refuse("disk"))?);
+        }
+        for net in self.net {
+            vm.nets.push(net.describe().map_err(refuse("net"))?);
+        }
+        Ok(vm)
+    }
+}
+
+fn set<T: FromStr<Err = DescriptionError>>(into: &mut T, text: Option<String>) -> Result<(), DescriptionError> {
+    if let Some(text) = text {
+        *into = text.parse()?;
+    }
+    Ok(())
+}
+
+impl Disk {
+    /// By way of the flag's own text, so that both are checked alike.
+    fn describe(self, folder: &Path) -> Result<DiskDescription, DescriptionError> {
+        // Names with a scheme (nbd://…) are no files of this folder.
+        let file = if self.file.contains(':') { self.file } else { folder.join(&self.file).display().to_string() };
+        let mut text = file.replace(',', ",,");
+        let options = [
+            ("format", self.format),
+            ("if", self.interface),
+            ("readonly", self.readonly.then(|| "on".into())),
+            ("snapshot", self.snapshot.then(|| "on".into())),
+            ("serial", self.serial),
+            ("queues", self.queues.map(|queues| queues.to_string())),
+        ];
+        for (key, value) in options {
+            if let Some(value) = value {
+                text.push_str(&format!(",{key}={}", value.replace(',', ",,")));
+            }
+        }
+        text.parse()
+    }
+}
+
+impl Net {
+    fn describe(self) -> Result<NetDescription, DescriptionError> {
+        let mut text = format!("tap={}", self.tap);
+        for (key, value) in [("mac", self.mac), ("model", self.model)] {
+            if let Some(value) = value {
+                text.push_str(&format!(",{key}={value}"));
+            }
+        }
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::description::{Accelerator, MemorySize, NetBackend, SerialTarget};
+
+    fn describe(text: &str) -> Result<VmDescription, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        file.describe(Path::new("/vms/web.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_whole_file_becomes_the_description_that_the_flags_would_give() {
+        let vm = describe(
+            r#"
+            memory = "512M"
+            cpus = 2
+            accel = "soft"
+            kernel = "vmlinuz"
+            append = "console=ttyS0"
+            serial = "stdio"
+            no-reboot = true
+            [[disk]]
+            file = "root.qcow2"
+            readonly = true
+            [[disk]]
+            file = "nbd://127.0.0.1/x"
+            format = "raw"
+            [[net]]
+            tap = "tap0"
+            mac = "52:54:00:12:34:56"
+            "#,
+        )
+        .unwrap();
+        assert_eq!((vm.name.as_str(), vm.memory, vm.cpus), ("web", MemorySize(512 << 20), 2));
+        assert_eq!((vm.accelerator, vm.serial, vm.no_reboot), (Accelerator::Soft, SerialTarget::Stdio, true));
+        assert_eq!(vm.kernel.as_deref(), Some(Path::new("/vms/vmlinuz")));
+        assert_eq!((vm.disks[0].file.as_str(), vm.disks[0].read_only), ("/vms/root.qcow2", true));
+        assert_eq!(vm.disks[1].file, "nbd://127.0.0.1/x");
+        assert_eq!(vm.nets[0].backend, NetBackend::Tap("tap0".into()));
+    }
+
+    #[test]
+    fn wrong_keys_and_values_are_named() {
+        assert!(describe("colour = 3").unwrap_err().contains("colour"));
+        let error = describe("memory = \"lots\"").unwrap_err();
+        assert!(error.contains("/vms/web.toml") && error.contains("memory") && error.contains("lots"), "{error}");
+        assert!(describe("[[net]]\ntap = \"x\"\nmac = \"1\"").unwrap_err().contains("net"));
+    }
+}

@@ -1,0 +1,203 @@
+//! Commanding a running VM from any thread: pause, resume, reset, power off, and work on a vCPU's registers in the
+//! thread that owns it.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+
+use ferro_devices::i8042::ResetLine;
+use ferro_devices::power::{PowerRequest, PowerSwitch};
+use ferro_guest::GuestMemory;
+use ferro_hypervisor::{DebugStop, Vcpu, Vm};
+
+use crate::bus::lock;
+
+/// What happened that the run loop has to act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The guest switched itself off.
+    PoweredOff,
+    /// The guest, or a triple fault, asks for a reset.
+    ResetRequested,
+    /// Somebody wants the VM to end now.
+    Quit,
+    /// A vCPU stopped for the debugger.
+    Debug {
+        /// Which one.
+        vcpu: u32,
+        /// Why.
+        stop: DebugStop,
+    },
+    /// The accelerator can't go on.
+    Failed(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Paused,
+    Ended,
+}
+
+type Job = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
+
+struct State {
+    phase: Phase,
+    parked: u32,
+    /// A bit for each vCPU that runs when the VM does: all, unless a debugger holds some.
+    allowed: u64,
+}
+
+/// The handle to a VM's vCPU threads.
+pub struct Control {
+    vm: Arc<dyn Vm>,
+    state: Mutex<State>,
+    changed: Condvar,
+    jobs: Vec<Mutex<Sender<Job>>>,
+    events: Mutex<Sender<Event>>,
+}
+
+/// What a vCPU thread does next.
+pub(crate) enum Turn {
+    Run,
+    End,
+}
+
+impl Control {
+    /// A handle for `vcpus` vCPUs that begin paused, with each one's end of the job queue.
+    pub(crate) fn new(vm: Arc<dyn Vm>, vcpus: u32, events: Sender<Event>) -> (Arc<Self>, Vec<JobQueue>) {
+        let (jobs, queues): (Vec<_>, Vec<_>) = (0..vcpus)
+            .map(|vcpu| {
+                let (sender, receiver) = channel();
+                (Mutex::new(sender), JobQueue { vcpu, jobs: receiver })
+            })
+            .unzip();
+        let state = Mutex::new(State { phase: Phase::Paused, parked: 0, allowed: u64::MAX });
+        (Arc::new(Self { vm, state, changed: Condvar::new(), jobs, events: Mutex::new(events) }), queues)
+    }
+
+    /// Reports something to the run loop.
+    pub fn report(&self, event: Event) {
+        // Nobody listens any more when the VM has ended.
+        let _ = lock(&self.events).send(event);
+    }
+
+    /// How many vCPUs there are.
+    pub(crate) fn vcpus(&self) -> u32 {
+        self.jobs.len() as u32
+    }
+
+    /// The guest's memory.
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
+        self.vm.memory()
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        let mut state = lock(&self.state);
+        if state.phase != Phase::Ended {
+            state.phase = phase;
+        }
+        drop(state);
+        self.changed.notify_all();
+        (0..self.vcpus()).for_each(|vcpu| self.vm.kick(vcpu));
+    }
+
+    /// Lets the vCPUs run.
+    pub fn resume(&self) {
+        self.resume_some(u64::MAX);
+    }
+
+    /// Lets those vCPUs run whose bit is set, and no others.
+    pub(crate) fn resume_some(&self, allowed: u64) {
+        lock(&self.state).allowed = allowed;
+        self.vm.clock().start();
+        self.set_phase(Phase::Running);
+    }
+
+    /// Stops all vCPUs; returns when none executes any more. Not to be called by a vCPU's thread.
+    pub fn pause(&self) {
+        self.set_phase(Phase::Paused);
+        let state = lock(&self.state);
+        let all = self.vcpus();
+        drop(self.changed.wait_while(state, |state| state.parked < all && state.phase == Phase::Paused));
+        self.vm.clock().stop();
+    }
+
+    /// Stops all vCPUs without waiting: for a vCPU's thread that must not go on.
+    pub(crate) fn hold(&self) {
+        self.set_phase(Phase::Paused);
+    }
+
+    /// Ends all vCPU threads.
+    pub(crate) fn end(&self) {
+        self.set_phase(Phase::Ended);
+    }
+
+    /// Has `work` done by the thread that owns the vCPU, between two guest instructions, and waits for its result;
+    /// `None` if the VM has ended. Not to be called by a vCPU's thread.
+    pub fn with_vcpu<T: Send + 'static>(
+        &self,
+        vcpu: u32,
+        work: impl FnOnce(&mut dyn Vcpu) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = channel();
+        let job: Job = Box::new(move |vcpu| {
+            let _ = sender.send(work(vcpu));
+        });
+        lock(self.jobs.get(vcpu as usize)?).send(job).ok()?;
+        // The lock orders this announcement after the thread's last look at its queue.
+        drop(lock(&self.state));
+        self.changed.notify_all();
+        self.vm.kick(vcpu);
+        receiver.recv().ok()
+    }
+
+    /// What the vCPU's thread does next; sleeps while the VM is paused, doing jobs in between.
+    pub(crate) fn next_turn(&self, queue: &JobQueue, vcpu: &mut dyn Vcpu) -> Turn {
+        let mut parked = false;
+        loop {
+            let mut state = lock(&self.state);
+            if let Ok(job) = queue.jobs.try_recv() {
+                drop(state);
+                job(vcpu);
+                continue;
+            }
+            let held = state.allowed >> (queue.vcpu % u64::BITS) & 1 == 0;
+            let park = state.phase == Phase::Paused || state.phase == Phase::Running && held;
+            if parked != park {
+                parked = park;
+                state.parked = if park { state.parked + 1 } else { state.parked - 1 };
+                self.changed.notify_all();
+            }
+            match state.phase {
+                Phase::Running if !park => return Turn::Run,
+                Phase::Ended => return Turn::End,
+                Phase::Paused | Phase::Running => drop(self.changed.wait(state)),
+            }
+        }
+    }
+}
+
+/// A vCPU thread's end of its job queue.
+pub(crate) struct JobQueue {
+    vcpu: u32,
+    jobs: Receiver<Job>,
+}
+
+/// The power switch and the reset line, as the chips reach them.
+#[derive(Clone)]
+pub(crate) struct Switch(pub(crate) Arc<Control>);
+
+impl PowerSwitch for Switch {
+    fn request(&self, request: PowerRequest) {
+        self.0.report(match request {
+            PowerRequest::Off => Event::PoweredOff,
+            PowerRequest::Reset => Event::ResetRequested,
+        });
+    }
+}
+
+impl ResetLine for Switch {
+    fn reset(&self) {
+        self.0.report(Event::ResetRequested);
+    }
+}

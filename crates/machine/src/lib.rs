@@ -1,0 +1,25 @@
+//! The board: wires chips to storage, TAP interfaces and consoles, boots a kernel, runs the VM, and lets others command
+//! it while it runs. Neither the mirror nor the cluster is known here.
+
+mod board;
+mod boot;
+mod bus;
+mod config;
+mod control;
+mod description;
+mod disk;
+mod gdb;
+mod layout;
+mod network;
+mod run;
+mod serial;
+mod terminal;
+
+pub use boot::BootError;
+pub use config::ConfigError;
+pub use control::{Control, Event};
+pub use description::{
+    Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, GdbAddress, MacAddress, MemorySize,
+    NetBackend, NetDescription, SerialTarget, VmDescription,
+};
+pub use run::{Outcome, RunError, run};

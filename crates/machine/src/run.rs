@@ -1,0 +1,333 @@
+//! Running a VM from its description to its end: opens what it needs, builds the board, boots, and acts on what happens.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use ferro_block::Storage;
+use ferro_guest::{GuestMemory, MapError, Ram, RamError};
+use ferro_hypervisor::kvm::{self, KvmVm};
+use ferro_hypervisor::soft::SoftVm;
+use ferro_hypervisor::{Exit, HostClock, InstructionClock, Registers, Vcpu, Vm, VmClock};
+use tracing::{debug, info, warn};
+
+use crate::board::{self, Board, OpenDisk, OpenNet};
+use crate::boot::{self, BootError, Kernel};
+use crate::bus::lock;
+use crate::control::{Control, Event, JobQueue, Turn};
+use crate::description::{
+    Accelerator, ClockSource, DescriptionError, MacAddress, NetBackend, SerialTarget, VmDescription,
+};
+use crate::gdb::Stub;
+use crate::layout;
+use crate::network::{self, TapSink};
+use crate::serial;
+use crate::terminal::RawTerminal;
+
+/// How a VM ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest switched itself off.
+    PoweredOff,
+    /// The guest asked for a reset, which was to end it.
+    Reset,
+    /// Somebody ended it from outside.
+    Quit,
+}
+
+/// Why a VM could not be started or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The description contradicts itself.
+    #[error(transparent)]
+    Description(#[from] DescriptionError),
+    /// The kernel can't be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A file can't be read.
+    #[error("cannot read {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// No memory for the guest.
+    #[error(transparent)]
+    Memory(#[from] RamError),
+    /// The memory map contradicts itself.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The accelerator failed.
+    #[error(transparent)]
+    Accelerator(#[from] ferro_hypervisor::Error),
+    /// Something of the host that the VM is connected to can't be had.
+    #[error("cannot {operation}: {source}")]
+    Host {
+        /// What was tried, as a verb phrase.
+        operation: String,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// The accelerator can't execute what the guest does.
+    #[error("the guest can't go on: {0}")]
+    Guest(String),
+}
+
+fn host(operation: impl Into<String>) -> impl FnOnce(std::io::Error) -> RunError {
+    let operation = operation.into();
+    move |source| RunError::Host { operation, source }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RunError> {
+    std::fs::read(path).map_err(|source| RunError::File { path: path.display().to_string(), source })
+}
+
+/// What the run loop needs of a VM that was set up.
+struct Machine {
+    vm: Arc<dyn Vm>,
+    control: Arc<Control>,
+    board: Board,
+    kernel: Arc<Kernel>,
+    /// The boot CPU's registers after power-on, from which each boot begins.
+    power_on: Registers,
+    description: VmDescription,
+    debugger: Option<Stub>,
+}
+
+/// Runs a VM to its end. `disks` are the opened images of the description's disks, in order.
+///
+/// # Errors
+/// Anything that keeps it from starting, before the guest has executed an instruction, and an accelerator that fails.
+pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<Outcome, RunError> {
+    description.check()?;
+    let termination = ferro_sys::signals::Termination::catch().map_err(host("catch signals"))?;
+    let kernel = Arc::new(read_kernel(description)?);
+    let vm = make_vm(description)?;
+    let (sender, events) = channel();
+    let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
+    let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
+    let disks = description.disks.iter().cloned().zip(disks);
+    let disks = disks.map(|(description, storage)| OpenDisk { description, storage }).collect();
+    let (nets, taps) = open_nets(description)?;
+    let board = board::build(&vm, &control, disks, nets).map_err(host("read random numbers"))?;
+    let power_on = vcpus[0].registers()?;
+    let debugger = description.gdb.as_ref().map(|address| {
+        Stub::listen(&address.0, control.clone()).map_err(host(format!("listen for a debugger at {}", address.0)))
+    });
+    let debugger = debugger.transpose()?;
+    let description = description.clone();
+    let machine = Machine { vm, control: control.clone(), board, kernel, power_on, description, debugger };
+    let description = &machine.description;
+    let start = machine.boot_registers()?;
+    vcpus[0].set_registers(&start)?;
+    serial::connect(&description.serial, &machine.board.serial_out, &machine.board.serial, &control)
+        .map_err(host(format!("connect the serial port to {:?}", description.serial)))?;
+    for (tap, card) in taps.into_iter().zip(&machine.board.cards) {
+        network::receive(tap, card.clone()).map_err(host("start a thread"))?;
+    }
+    let quit = control.clone();
+    let waiting = move || {
+        if termination.wait().is_ok() {
+            quit.report(Event::Quit);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
+    let _raw = (description.serial == SerialTarget::Stdio).then(RawTerminal::enter);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = vcpus
+            .into_iter()
+            .zip(queues)
+            .enumerate()
+            .map(|(index, (vcpu, queue))| {
+                let machine = &machine;
+                std::thread::Builder::new()
+                    .name(format!("vcpu{index}"))
+                    .spawn_scoped(scope, move || machine.run_vcpu(index as u32, vcpu, &queue))
+            })
+            .collect();
+        let started = threads.into_iter().collect::<Result<Vec<_>, _>>().map_err(host("start a thread"));
+        let result = started.and_then(|_| machine.supervise(&events));
+        control.end();
+        result
+    })
+}
+
+fn read_kernel(description: &VmDescription) -> Result<Kernel, RunError> {
+    let Some(path) = description.kernel.clone() else {
+        unreachable!("the description was checked to have a kernel");
+    };
+    let image = read(&path)?;
+    let initrd = description.initrd.as_deref().map(read).transpose()?;
+    Ok(Kernel { path, image, initrd, command_line: description.append.clone() })
+}
+
+fn make_vm(description: &VmDescription) -> Result<Arc<dyn Vm>, RunError> {
+    let size = description.memory.0;
+    let memory = Arc::new(GuestMemory::new(Ram::new(size)?, &layout::ranges(size))?);
+    let clock = Arc::new(match description.clock {
+        ClockSource::Host => VmClock::Host(HostClock::default()),
+        ClockSource::Icount => VmClock::Instructions(InstructionClock::default()),
+    });
+    if use_kvm(description) {
+        return Ok(Arc::new(KvmVm::new(memory, description.cpus, clock)?));
+    }
+    let seed = match description.clock {
+        // Runs repeat: so do the random numbers.
+        ClockSource::Icount => 1,
+        ClockSource::Host => std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64),
+    };
+    Ok(Arc::new(SoftVm::new(memory, description.cpus, clock, seed)?))
+}
+
+/// Whether KVM is to execute the guest: asked for, or good enough by its self-test.
+fn use_kvm(description: &VmDescription) -> bool {
+    match description.accelerator {
+        Accelerator::Kvm => true,
+        Accelerator::Soft => false,
+        Accelerator::Auto if description.clock == ClockSource::Icount => false,
+        Accelerator::Auto => match kvm::self_test() {
+            Ok(()) => true,
+            Err(why) => {
+                warn!("KVM is of no use here ({why}): the software CPU executes the guest");
+                false
+            }
+        },
+    }
+}
+
+fn open_nets(description: &VmDescription) -> Result<(Vec<OpenNet>, Vec<std::fs::File>), RunError> {
+    let (mut nets, mut taps) = (vec![], vec![]);
+    for (index, net) in description.nets.iter().enumerate() {
+        let NetBackend::Tap(name) = &net.backend;
+        let tap = ferro_sys::tap::open(name).map_err(host(format!("attach to the TAP interface {name}")))?;
+        let sink = TapSink(tap.try_clone().map_err(host(format!("attach to the TAP interface {name}")))?);
+        let mac = net.mac.unwrap_or_else(|| made_up_address(&description.name, index));
+        nets.push(OpenNet { mac, sink: Box::new(sink) });
+        taps.push(tap);
+    }
+    Ok((nets, taps))
+}
+
+/// An address that is the same at every start of the same VM (FNV-1a over its name), in QEMU's range.
+fn made_up_address(name: &str, index: usize) -> MacAddress {
+    let hash = name
+        .bytes()
+        .chain([index as u8])
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let [a, b, c, _] = hash.to_le_bytes();
+    MacAddress([0x52, 0x54, 0x00, a, b, c])
+}
+
+impl Machine {
+    /// Places the kernel in memory and returns the registers with which it begins.
+    fn boot_registers(&self) -> Result<Registers, BootError> {
+        self.board.pci.assign(layout::PCI_MEMORY_START, layout::PCI_PORT_START);
+        let size = self.description.memory.0;
+        boot::load(self.vm.memory(), size, self.description.cpus, &self.kernel, &self.power_on)
+    }
+
+    fn run_vcpu(&self, index: u32, mut vcpu: Box<dyn Vcpu>, queue: &JobQueue) {
+        loop {
+            if let Turn::End = self.control.next_turn(queue, &mut *vcpu) {
+                return;
+            }
+            match vcpu.run(&*self.board.bus) {
+                Exit::Kicked => {}
+                Exit::Shutdown => {
+                    self.describe_triple_fault(&mut *vcpu);
+                    self.stop_for(Event::ResetRequested, queue, &mut *vcpu);
+                }
+                Exit::Debug(stop) => self.stop_for(Event::Debug { vcpu: index, stop }, queue, &mut *vcpu),
+                Exit::Failed(what) => self.stop_for(Event::Failed(what), queue, &mut *vcpu),
+            }
+        }
+    }
+
+    /// For whoever debugs a guest: where it was, and the bytes there.
+    fn describe_triple_fault(&self, vcpu: &mut dyn Vcpu) {
+        let Ok(registers) = vcpu.registers() else { return };
+        let address = registers.segments[ferro_hypervisor::CS].base.wrapping_add(registers.rip);
+        let mut bytes = [0; 16];
+        let read = vcpu.translate(address).map_or(0, |physical| self.vm.memory().read(physical, &mut bytes));
+        debug!("triple fault at {address:#x}, code {:02x?}, {registers:x?}", &bytes[..read]);
+    }
+
+    /// Reports something after which this vCPU must not run before the run loop has acted.
+    fn stop_for(&self, event: Event, queue: &JobQueue, vcpu: &mut dyn Vcpu) {
+        self.control.hold();
+        self.control.report(event);
+        let _ = self.control.next_turn(queue, vcpu);
+    }
+
+    /// Acts on events until the VM ends.
+    fn supervise(&self, events: &Receiver<Event>) -> Result<Outcome, RunError> {
+        if !self.description.paused {
+            self.control.resume();
+        }
+        loop {
+            let event = match self.clock_deadline() {
+                Some(wait) => match events.recv_timeout(wait) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        lock(&self.board.rtc).advance();
+                        continue;
+                    }
+                    other => other.ok(),
+                },
+                None => events.recv().ok(),
+            };
+            debug!("event: {event:?}");
+            let outcome = match event {
+                Some(Event::PoweredOff) => Outcome::PoweredOff,
+                Some(Event::ResetRequested) if self.description.no_reboot => Outcome::Reset,
+                Some(Event::ResetRequested) => {
+                    self.reset(events)?;
+                    continue;
+                }
+                Some(Event::Debug { vcpu, stop }) => {
+                    if let Some(debugger) = &self.debugger {
+                        debugger.stopped(vcpu, stop);
+                    }
+                    continue;
+                }
+                Some(Event::Failed(what)) => return Err(RunError::Guest(what)),
+                Some(Event::Quit) | None => Outcome::Quit,
+            };
+            self.control.pause();
+            self.board.serial_out.drain();
+            if let Some(debugger) = &self.debugger {
+                debugger.end();
+            }
+            return Ok(outcome);
+        }
+    }
+
+    /// How long until the real-time clock has an interrupt; looked at again at least every 50 ms, since the guest may
+    /// have changed it meanwhile.
+    fn clock_deadline(&self) -> Option<Duration> {
+        const LOOK_AGAIN: Duration = Duration::from_millis(50);
+        let deadline = lock(&self.board.rtc).deadline();
+        let wait = deadline.and_then(|deadline| self.vm.clock().until(deadline));
+        Some(wait.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
+    }
+
+    fn reset(&self, events: &Receiver<Event>) -> Result<(), RunError> {
+        info!("reset");
+        self.control.pause();
+        // One reset is enough for all that asked while it was on its way.
+        while events.try_recv().is_ok_and(|event| event == Event::ResetRequested) {}
+        self.vm.reset();
+        self.board.pci.reset();
+        let start = self.boot_registers()?;
+        for index in 0..self.description.cpus {
+            let result = self.control.with_vcpu(index, move |vcpu| {
+                vcpu.reset()?;
+                if index == 0 { vcpu.set_registers(&start) } else { Ok(()) }
+            });
+            result.unwrap_or(Ok(()))?;
+        }
+        self.control.resume();
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Real kernels on the software CPU: Debian's, with a busybox RAM disk, to a shell that computes, writes disks, powers off.
+
+mod support;
+
+use support::{Vm, ferro, has, output};
+
+#[test]
+fn the_cloud_kernel_boots_computes_and_powers_off() {
+    let Some(vm) = Vm::boot("cloud-amd64", "quiet ferro.run=echo+result=$((6*7));+uname+-m", &[]) else { return };
+    let (status, printed) = vm.finish();
+    assert!(printed.contains("result=42"), "{printed}");
+    assert!(printed.contains("x86_64"), "{printed}");
+    assert!(printed.contains("FERRO-GUEST status 0"), "{printed}");
+    assert!(status.success(), "{status}\n{printed}");
+}
+
+#[test]
+fn debians_generic_kernel_boots() {
+    let Some(vm) = Vm::boot("amd64", "quiet ferro.run=uname+-r", &["--memory", "512M"]) else { return };
+    let (status, printed) = vm.finish();
+    assert!(printed.contains("-amd64") && printed.contains("FERRO-GUEST status 0"), "{printed}");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn four_cpus_come_up_and_work_together() {
+    let work = "ferro.run=nproc;+for+i+in+1+2+3+4;+do+(seq+1+2000|sha256sum)&+done;+wait";
+    let Some(vm) = Vm::boot("cloud-amd64", &format!("quiet {work}"), &["--cpus", "4"]) else { return };
+    let (status, printed) = vm.finish();
+    assert!(printed.lines().any(|line| line.trim() == "4"), "{printed}");
+    let sums: Vec<_> = printed.lines().filter(|line| line.trim().ends_with("  -")).collect();
+    assert_eq!(sums.len(), 4, "{printed}");
+    // What the host's own `seq 1 2000 | sha256sum` prints.
+    let expected = "6251e5743b6fd6a7d606130bdf7c15077ce85ebd3a0fdee284d15a46df199e38";
+    assert!(sums.iter().all(|sum| sum.contains(expected)), "{printed}");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_shell_on_the_console_answers_what_is_typed() {
+    let Some(mut vm) = Vm::boot("cloud-amd64", "quiet", &[]) else { return };
+    vm.expect("/ # ");
+    vm.send("echo $((40+2))-$(echo typed | tr a-z A-Z)\n");
+    vm.expect("42-TYPED");
+    vm.send("poweroff -f\n");
+    let (status, printed) = vm.finish();
+    assert!(status.success(), "{status}\n{printed}");
+}
+
+#[test]
+fn a_reboot_ends_the_vm_where_that_was_asked_for() {
+    let Some(vm) = Vm::boot("cloud-amd64", "quiet ferro.run=reboot+-f", &["--no-reboot"]) else { return };
+    let (status, printed) = vm.finish();
+    assert!(status.success(), "{status}\n{printed}");
+    assert!(!printed.contains("FERRO-GUEST status"), "{printed}");
+}
+
+#[test]
+fn a_reboot_starts_the_kernel_again() {
+    let Some(mut vm) = Vm::boot("cloud-amd64", "quiet", &[]) else { return };
+    vm.expect("/ # ");
+    vm.send("reboot -f\n");
+    vm.expect("FERRO-GUEST userland");
+    vm.expect("/ # ");
+    vm.send("\x01x");
+    let (status, _) = vm.finish();
+    assert!(status.success(), "Ctrl-A x ends the VM in good order: {status}");
+}
+
+#[test]
+fn what_a_guest_writes_to_a_qcow2_disk_is_there_afterwards() {
+    if !has("qemu-img") || !has("e2fsck") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.qcow2");
+    let image = image.to_str().unwrap();
+    output(&mut ferro(&["img", "create", "-q", "-f", "qcow2", image, "64M"]));
+    let write = "ferro.modules=virtio_pci,virtio_blk,ext4 ferro.run=mke2fs+-q+/dev/vda;+mount+-t+ext4+/dev/vda+/mnt;\
+                 +seq+1+50000+>+/mnt/numbers;+umount+/mnt";
+    let Some(vm) = Vm::boot("cloud-amd64", &format!("quiet {write}"), &["--disk", image]) else { return };
+    let (status, printed) = vm.finish();
+    assert!(status.success() && printed.contains("FERRO-GUEST status 0"), "{status}\n{printed}");
+    output(std::process::Command::new("qemu-img").args(["check", image]));
+    let raw = folder.path().join("disk.raw");
+    output(std::process::Command::new("qemu-img").args(["convert", "-O", "raw", image, raw.to_str().unwrap()]));
+    output(std::process::Command::new("e2fsck").args(["-f", "-n", raw.to_str().unwrap()]));
+
+    let read = "ferro.modules=virtio_pci,virtio_blk,ext4 ferro.run=mount+-t+ext4+/dev/vda+/mnt;+sha256sum+/mnt/numbers;\
+                +tail+-n1+/mnt/numbers;+rm+/mnt/numbers;+umount+/mnt";
+    for _ in 0..2 {
+        let disk = format!("{image},snapshot=on");
+        let vm = Vm::boot("cloud-amd64", &format!("quiet {read}"), &["--disk", &disk]).expect("it was there before");
+        let (_, printed) = vm.finish();
+        // What the host's own `seq 1 50000 | sha256sum` prints.
+        let expected = "44969d026ed4164dbe77d48d4d359e98ac4057008cafd61723be72bff83e5fd4";
+        assert!(printed.contains(expected), "the second run finds what the first one threw away: {printed}");
+    }
+}
+
+#[test]
+fn runs_by_instruction_count_repeat_exactly() {
+    let run = || {
+        let arguments = ["--clock", "icount", "--memory", "128M"];
+        let vm = Vm::boot("cloud-amd64", "ferro.run=seq+1+100|sha256sum;+cat+/proc/uptime", &arguments)?;
+        Some(vm.finish().1)
+    };
+    let Some(first) = run() else { return };
+    assert!(first.contains("FERRO-GUEST status 0"), "{first}");
+    let second = run().expect("it was there before");
+    let difference = first.lines().zip(second.lines()).find(|(a, b)| a != b);
+    assert_eq!(difference, None, "two runs print the same, times included");
+    assert_eq!(first, second);
+}
+
+#[test]
+fn wrong_values_are_refused_before_anything_starts() {
+    for (arguments, told) in [
+        (&["run"][..], "--kernel"),
+        (&["run", "--kernel", "k", "--memory", "lots"], "memory"),
+        (&["run", "--kernel", "k", "--cpus", "0"], "cpus"),
+        (&["run", "--kernel", "k", "--net", "mac=1:2"], "address"),
+        (&["run", "--kernel", "k", "--accel", "magic"], "accelerator"),
+        (&["run", "--kernel", "k", "--clock", "icount", "--cpus", "2"], "icount"),
+    ] {
+        let output = ferro(arguments).output().unwrap();
+        let told_us = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told_us}");
+        assert!(told_us.contains(told), "{arguments:?}: {told_us}");
+    }
+    let output = ferro(&["run", "--accel", "soft", "--kernel", "/nonexistent/vmlinuz"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/vmlinuz"));
+}

@@ -1,0 +1,32 @@
+//! `cargo xtask bench`: each benchmark runs the peer beside us and prints the ratio. Nothing here asserts a time.
+
+mod guest;
+mod img;
+
+use clap::Subcommand;
+
+/// Which benchmark.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Images: qemu-img and qemu-nbd beside us
+    Img(img::ImgArgs),
+    /// From exec to power-off of a Debian kernel, beside QEMU's TCG
+    Boot(guest::GuestArgs),
+    /// Guest programs beside QEMU's TCG and native execution
+    Cpu(guest::GuestArgs),
+}
+
+/// Runs one benchmark.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.what {
+        What::Img(args) => img::run(args),
+        What::Boot(args) => guest::boot(args),
+        What::Cpu(args) => guest::cpu(args),
+    }
+}
