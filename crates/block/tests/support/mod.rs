@@ -207,8 +207,19 @@ pub fn has_qemu() -> bool {
 
 /// Runs a command that has to succeed; returns what it printed.
 pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let attempt = || {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output, text)
+    };
+    let (mut output, mut text) = attempt();
+    // Where the host accounts CPU time coarsely, qemu-img can't time its own key derivation and gives up now and then.
+    for _ in 0..30 {
+        if output.status.success() || !text.contains("Unable to get accurate CPU usage") {
+            break;
+        }
+        (output, text) = attempt();
+    }
     assert!(output.status.success(), "{program} {arguments:?}: {text}");
     text
 }
