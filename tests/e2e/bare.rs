@@ -6,18 +6,35 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{Vm, ferro, has, output};
+use support::{Namespace, Vm, ferro, has, output};
 
-/// Assembles and links a guest; `None`, after saying so, without binutils.
-fn build(folder: &Path, name: &str) -> Option<PathBuf> {
-    (has("as") && has("ld")).then_some(())?;
+/// Builds a guest from its source and the entry that all share; `None`, after saying so, without the tools.
+fn build(folder: &Path, source: &str) -> Option<PathBuf> {
+    (has("gcc") && has("ld")).then_some(())?;
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/bare");
-    let (object, kernel) = (folder.join(format!("{name}.o")), folder.join(format!("{name}.elf")));
-    output(Command::new("as").arg("--64").arg("-o").arg(&object).arg(sources.join(format!("{name}.S"))));
+    let objects = ["entry.s", source].map(|name| {
+        let object = folder.join(name).with_extension("o");
+        let mut compile = Command::new("gcc");
+        // What it needs of a compiler: no library, no vector registers, no stack below the pointer, fixed addresses.
+        compile.args([
+            "-c",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-ffreestanding",
+            "-fno-pie",
+            "-fno-stack-protector",
+        ]);
+        compile.args(["-mgeneral-regs-only", "-mno-red-zone", "-fcf-protection=none", "-o"]).arg(&object);
+        output(compile.arg(sources.join(name)));
+        object
+    });
+    let kernel = folder.join(source).with_extension("elf");
     // One segment, writable and executable: there is nobody to protect it from.
     let mut link = Command::new("ld");
     link.args(["--no-warn-rwx-segments", "-z", "noexecstack", "-T"]).arg(sources.join("link.ld"));
-    output(link.arg("-o").arg(&kernel).arg(object));
+    output(link.arg("-o").arg(&kernel).args(objects));
     Some(kernel)
 }
 
@@ -33,7 +50,7 @@ fn accelerators() -> Vec<&'static str> {
 #[test]
 fn modes_faults_interrupts_and_a_second_cpu() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(kernel) = build(folder.path(), "platform") else { return };
+    let Some(kernel) = build(folder.path(), "platform.s") else { return };
     let expected = [
         "long mode",
         "undefined instruction",
@@ -58,9 +75,46 @@ fn modes_faults_interrupts_and_a_second_cpu() {
 }
 
 #[test]
+fn a_virtio_disk_and_card_are_driven_by_polling_messages_and_pins() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(kernel) = build(folder.path(), "virtio.c") else { return };
+    let Some(namespace) = Namespace::new("bare") else { return };
+    namespace.run("ip tuntap add tap0 mode tap");
+    namespace.run("ip address add 10.77.0.1/24 dev tap0");
+    namespace.run("ip link set tap0 up");
+    let expected = [
+        "disk, polled",
+        "disk, by message",
+        "disk, by pin",
+        "card, polled",
+        "card, by message",
+        "card, by pin",
+        "all done",
+    ];
+    for accelerator in accelerators() {
+        for format in ["raw", "qcow2"] {
+            let image = folder.path().join(format!("{accelerator}.{format}"));
+            output(ferro(&["img", "create", "-q", "-f", format]).arg(&image).arg("1M"));
+            let mut command = namespace.command(env!("CARGO_BIN_EXE_ferro"));
+            command.args(["run", "--accel", accelerator, "--serial", "stdio", "--net", "tap=tap0", "--disk"]);
+            command.arg(format!("{},format={format}", image.display())).arg("--kernel").arg(&kernel);
+            let (status, printed) = Vm::start(command).finish();
+            assert!(status.success(), "{accelerator}: {printed}");
+            assert_eq!(printed.lines().collect::<Vec<_>>(), expected, "{accelerator} {format}");
+            // The last of the guest's three writes, at its eighth sector.
+            let mut command = ferro(&["img", "convert", "-O", "raw"]);
+            let raw = folder.path().join("raw");
+            output(command.arg(&image).arg(&raw));
+            let written = &std::fs::read(&raw).unwrap()[8 * 512..8 * 512 + 4096];
+            assert!((0..4096).all(|at| written[at] == (3 + at * 7) as u8), "{accelerator} {format}");
+        }
+    }
+}
+
+#[test]
 fn by_qemus_names_it_takes_qemus_flags() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(kernel) = build(folder.path(), "platform") else { return };
+    let Some(kernel) = build(folder.path(), "platform.s") else { return };
     for name in ["kvm", "qemu-system-x86_64"] {
         let link = folder.path().join(name);
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ferro"), &link).unwrap();

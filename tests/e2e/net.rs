@@ -5,54 +5,9 @@ mod support;
 
 use std::process::{Child, Command, Stdio};
 
-use support::{Vm, guest, has, output};
+use support::{Namespace, Vm, guest};
 
 const HOST: &str = "10.77.0.1";
-
-/// A network namespace that is removed again, whatever happens.
-struct Namespace(String);
-
-impl Namespace {
-    /// `None`, after saying so, where the test may not make one.
-    fn new(name: &str) -> Option<Self> {
-        if !is_root() {
-            println!("skipped: network namespaces need root");
-            return None;
-        }
-        if !has("ip") || !has("busybox") {
-            return None;
-        }
-        let name = format!("ferro-{name}-{}", std::process::id());
-        output(Command::new("ip").args(["netns", "add", &name]));
-        Some(Self(name))
-    }
-
-    /// A program inside.
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.0, program]);
-        command
-    }
-
-    fn run(&self, line: &str) {
-        let mut words = line.split(' ');
-        let program = words.next().expect("a line has a word");
-        output(self.command(program).args(words));
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // A namespace that stays behind is worth no second panic.
-        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
-    }
-}
-
-/// The effective user is root, as /proc has it.
-fn is_root() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"))
-}
 
 /// A process that ends with the test.
 struct Server(Child);

@@ -13,6 +13,7 @@ mod core;
 mod cpu;
 mod cpuid;
 mod debug;
+mod disassembly;
 mod exception;
 mod flags;
 mod int;
@@ -34,6 +35,7 @@ mod x87;
 
 pub use cpu::{Cpu, CpuConfig, DebugStop, Exit};
 pub use debug::Watchpoint;
+pub use disassembly::{Disassembled, disassemble};
 pub use platform::{Platform, Signals};
 pub use registers::{
     Activity, CS, DS, ES, FS, FpuRegisters, GS, ModelRegisters, Registers, SS, SegmentRegister, TableRegister,

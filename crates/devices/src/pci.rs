@@ -6,7 +6,7 @@ mod config;
 mod host;
 mod msix;
 
-pub use bus::{ConfigPorts, PciBus, PciFunction, SharedFunction};
+pub use bus::{ConfigPorts, DoorbellPlace, PciBus, PciFunction, SharedFunction};
 pub use config::{BarKind, ConfigSpace, Identity};
 pub use host::{HostBridge, IsaBridge};
 pub use msix::{MsiSink, Msix};

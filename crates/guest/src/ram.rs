@@ -418,6 +418,7 @@ impl Ram {
     /// Starts or goes on logging writes to a range of whole pages: they count as clean from now on.
     pub fn arm_dirty_log(&self, offset: usize, len: usize) {
         for page in pages(offset, len) {
+            self.dirty[page / 64].fetch_and(!(1 << (page % 64)), Ordering::AcqRel);
             self.flags[page].fetch_or(FLAG_LOG, Ordering::AcqRel);
         }
     }

@@ -51,6 +51,22 @@ pub enum Error {
     Map(#[from] MapError),
 }
 
+/// Rung by a guest's write to one of some addresses, or by [`Doorbell::ring`]; a thread waits for it.
+pub trait Doorbell: Send + Sync {
+    /// Puts it at these guest-physical addresses, in place of where it was. Writes there no longer reach the [`Bus`].
+    ///
+    /// # Errors
+    /// The host's refusal; at addresses that it isn't at, writes reach the bus.
+    fn place(&self, addresses: &[u64]) -> Result<(), Error>;
+    /// Rings it.
+    fn ring(&self);
+    /// Waits until it has been rung since the last call.
+    ///
+    /// # Errors
+    /// The host's refusal to wait.
+    fn wait(&self) -> std::io::Result<()>;
+}
+
 /// A virtual machine of some accelerator. Methods may be called from any thread.
 pub trait Vm: Send + Sync {
     /// The accelerator's name: `kvm` or `soft`.
@@ -68,6 +84,39 @@ pub trait Vm: Send + Sync {
     fn line(&self, gsi: u32) -> Arc<dyn InterruptLine>;
     /// A message-signalled interrupt: a device's write of `data` to `address`.
     fn signal_msi(&self, address: u64, data: u32);
+    /// A bell for a device whose work is done by a thread of its own; `None` where a guest's writes reach the bus without
+    /// a costly exit, so that they are best acted upon at once.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn doorbell(&self) -> Result<Option<Arc<dyn Doorbell>>, Error> {
+        Ok(None)
+    }
+    /// Starts or goes on logging all writes to a range of host memory (offsets in [`ferro_guest::Ram`], whole pages),
+    /// those of the guest included: its pages count as clean from now on.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn arm_dirty_log(&self, offset: usize, len: usize) -> Result<(), Error> {
+        self.memory().ram().arm_dirty_log(offset, len);
+        Ok(())
+    }
+    /// Stops logging writes to a range and forgets what was logged.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn disarm_dirty_log(&self, offset: usize, len: usize) -> Result<(), Error> {
+        self.memory().ram().disarm_dirty_log(offset, len);
+        Ok(())
+    }
+    /// Calls `each` with the offset of every page of the range written since it was armed or taken last.
+    ///
+    /// # Errors
+    /// The host's refusal; what was written is then told the next time.
+    fn take_dirty(&self, offset: usize, len: usize, each: &mut dyn FnMut(usize)) -> Result<(), Error> {
+        self.memory().ram().take_dirty(offset, len, each);
+        Ok(())
+    }
     /// Replaces the memory map.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! The KVM accelerator: Linux executes the guest's instructions, with its own models of the interrupt controllers and the
 //! timer.
 
+mod doorbell;
 mod memory;
+mod messages;
 mod registers;
 mod selftest;
 mod vcpu;
@@ -13,12 +15,14 @@ use ferro_guest::{GuestMemory, InterruptLine, Range};
 use ferro_sys::kick::KickTarget;
 use kvm_bindings::{
     CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_msi, kvm_pit_config, kvm_pit_state2,
+    KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
 };
 use kvm_ioctls::{Kvm, VmFd};
 
-use crate::{Error, Vcpu, Vm, VmClock};
+use crate::{Doorbell, Error, Vcpu, Vm, VmClock};
+use doorbell::KvmDoorbell;
 use memory::Slots;
+use messages::Messages;
 
 pub use selftest::self_test;
 
@@ -57,9 +61,9 @@ pub struct KvmVm {
     fd: Arc<VmFd>,
     memory: Arc<GuestMemory>,
     slots: Mutex<Slots>,
+    messages: Messages,
     clock: Arc<VmClock>,
     cpuid: CpuId,
-    vcpus: u32,
     kicks: Vec<Arc<Kick>>,
     power_on: PowerOn,
 }
@@ -87,13 +91,14 @@ impl KvmVm {
         let power_on = PowerOn::read(&fd)?;
         let mut slots = Slots::default();
         slots.replace(&fd, &memory, &memory.ranges())?;
+        let fd = Arc::new(fd);
         Ok(Self {
-            fd: Arc::new(fd),
+            messages: Messages::new(fd.clone()),
+            fd,
             memory,
             slots: Mutex::new(slots),
             clock,
             cpuid,
-            vcpus,
             kicks: (0..vcpus).map(|_| Arc::default()).collect(),
             power_on,
         })
@@ -141,8 +146,7 @@ impl Vm for KvmVm {
 
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error> {
         let fd = self.fd.create_vcpu(u64::from(index)).map_err(failed("create a vCPU with KVM"))?;
-        let kick = self.kicks[index as usize].clone();
-        Ok(Box::new(vcpu::KvmVcpu::new(fd, &self.cpuid, index, self.vcpus, kick)?))
+        Ok(Box::new(vcpu::KvmVcpu::new(fd, &self.cpuid, index, &self.kicks, self.memory.clone())?))
     }
 
     fn line(&self, gsi: u32) -> Arc<dyn InterruptLine> {
@@ -150,11 +154,32 @@ impl Vm for KvmVm {
     }
 
     fn signal_msi(&self, address: u64, data: u32) {
-        let message =
-            kvm_msi { address_lo: address as u32, address_hi: (address >> 32) as u32, data, ..kvm_msi::default() };
-        if let Err(error) = self.fd.signal_msi(message) {
-            tracing::warn!("KVM refused a message {data:#x} to {address:#x}: {error}");
-        }
+        self.messages.send(address, data);
+    }
+
+    fn doorbell(&self) -> Result<Option<Arc<dyn Doorbell>>, Error> {
+        Ok(Some(Arc::new(KvmDoorbell::new(self.fd.clone())?)))
+    }
+
+    fn arm_dirty_log(&self, offset: usize, len: usize) -> Result<(), Error> {
+        let mut slots = self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        slots.log(&self.fd, &self.memory, offset, len)?;
+        self.memory.ram().arm_dirty_log(offset, len);
+        Ok(())
+    }
+
+    fn disarm_dirty_log(&self, offset: usize, len: usize) -> Result<(), Error> {
+        let mut slots = self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.memory.ram().disarm_dirty_log(offset, len);
+        slots.stop_log(&self.fd, &self.memory, offset, len)
+    }
+
+    fn take_dirty(&self, offset: usize, len: usize, each: &mut dyn FnMut(usize)) -> Result<(), Error> {
+        let slots = self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        slots.collect(&self.fd, &self.memory, offset, len)?;
+        drop(slots);
+        self.memory.ram().take_dirty(offset, len, each);
+        Ok(())
     }
 
     fn remap(&self, ranges: &[Range]) -> Result<(), Error> {

@@ -43,6 +43,8 @@ pub(crate) struct Board {
     pub(crate) serial_out: Arc<Outgoing>,
     pub(crate) rtc: Shared<Rtc>,
     pub(crate) cards: Vec<Shared<VirtioPci<Net>>>,
+    /// The PCI numbers of the functions whose work is worth a thread.
+    pub(crate) busy: Vec<u8>,
 }
 
 struct HostTime;
@@ -191,6 +193,7 @@ pub(crate) fn build(
         virtio_disk(&mut slots, index, disk);
     }
     let cards = nets.into_iter().map(|net| slots.add_virtio(Net::new(net.mac.0, net.sink))).collect();
+    let busy = slots.functions[2..].iter().map(|(number, _)| *number).collect();
     slots.add_virtio(Rng::new(entropy));
     slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
     let pci = Arc::new(PciBus::new(slots.functions));
@@ -209,5 +212,5 @@ pub(crate) fn build(
     let keyboard = ports.add(0x60..0x61, I8042::new(Box::new(Switch(control.clone()))));
     ports.0.push((0x64..0x65, Arc::new(Mutex::new(CommandPort(keyboard)))));
     let bus = Arc::new(MachineBus::new(ports.0, pci.clone()));
-    Ok(Board { bus, pci, serial, serial_out, rtc, cards })
+    Ok(Board { bus, pci, serial, serial_out, rtc, cards, busy })
 }

@@ -43,6 +43,8 @@ type Job = Box<dyn FnOnce(&mut dyn Vcpu) + Send>;
 struct State {
     phase: Phase,
     parked: u32,
+    /// Threads beside the vCPUs' that are at work on the guest's memory or devices.
+    working: u32,
     /// A bit for each vCPU that runs when the VM does: all, unless a debugger holds some.
     allowed: u64,
 }
@@ -71,7 +73,7 @@ impl Control {
                 (Mutex::new(sender), JobQueue { vcpu, jobs: receiver })
             })
             .unzip();
-        let state = Mutex::new(State { phase: Phase::Paused, parked: 0, allowed: u64::MAX });
+        let state = Mutex::new(State { phase: Phase::Paused, parked: 0, working: 0, allowed: u64::MAX });
         (Arc::new(Self { vm, state, changed: Condvar::new(), jobs, events: Mutex::new(events) }), queues)
     }
 
@@ -113,13 +115,32 @@ impl Control {
         self.set_phase(Phase::Running);
     }
 
-    /// Stops all vCPUs; returns when none executes any more. Not to be called by a vCPU's thread.
+    /// Stops all vCPUs and the I/O threads; returns when none is at work any more. Not to be called by one of them.
     pub fn pause(&self) {
         self.set_phase(Phase::Paused);
         let state = lock(&self.state);
         let all = self.vcpus();
-        drop(self.changed.wait_while(state, |state| state.parked < all && state.phase == Phase::Paused));
+        let busy = |state: &mut State| (state.parked < all || state.working > 0) && state.phase == Phase::Paused;
+        drop(self.changed.wait_while(state, busy));
         self.vm.clock().stop();
+    }
+
+    /// Does a device's work in a thread beside the vCPUs', as soon as the VM isn't paused. `None`, without having done it, when
+    /// the VM has ended.
+    pub(crate) fn while_running<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let mut state = self
+            .changed
+            .wait_while(lock(&self.state), |state| state.phase == Phase::Paused)
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if state.phase == Phase::Ended {
+            return None;
+        }
+        state.working += 1;
+        drop(state);
+        let result = work();
+        lock(&self.state).working -= 1;
+        self.changed.notify_all();
+        Some(result)
     }
 
     /// Stops all vCPUs without waiting: for a vCPU's thread that must not go on.

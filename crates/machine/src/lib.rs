@@ -9,6 +9,7 @@ mod control;
 mod description;
 mod disk;
 mod gdb;
+mod io_thread;
 mod layout;
 mod network;
 mod run;

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use ferro_devices::virtio::{FrameSink, Net, VirtioPci};
 
 use crate::bus::{Shared, lock};
+use crate::control::Control;
 
 /// The longest frame that comes from the host.
 const MAX_FRAME: usize = 65_550;
@@ -20,16 +22,21 @@ impl FrameSink for TapSink {
     }
 }
 
-/// Brings frames from the TAP interface to the card until the interface goes away.
+/// Brings frames from the TAP interface to the card until the interface goes away or the VM ends.
 ///
 /// # Errors
 /// A thread that can't be started.
-pub(crate) fn receive(mut tap: File, card: Shared<VirtioPci<Net>>) -> io::Result<()> {
+pub(crate) fn receive(mut tap: File, card: Shared<VirtioPci<Net>>, control: Arc<Control>) -> io::Result<()> {
     let work = move || {
         let mut frame = vec![0; MAX_FRAME];
         while let Ok(len) = tap.read(&mut frame) {
             // A guest without a buffer loses the frame.
-            lock(&card).act(|device, queues, memory| device.receive(&frame[..len], queues, memory));
+            let taken = control.while_running(|| {
+                lock(&card).act(|device, queues, memory| device.receive(&frame[..len], queues, memory));
+            });
+            if taken.is_none() {
+                return;
+            }
         }
     };
     std::thread::Builder::new().name("net-in".into()).spawn(work).map(drop)

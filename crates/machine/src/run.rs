@@ -20,6 +20,7 @@ use crate::description::{
     Accelerator, ClockSource, DescriptionError, MacAddress, NetBackend, SerialTarget, VmDescription,
 };
 use crate::gdb::Stub;
+use crate::io_thread::{self, Served};
 use crate::layout;
 use crate::network::{self, TapSink};
 use crate::serial;
@@ -125,8 +126,9 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
     serial::connect(&description.serial, &machine.board.serial_out, &machine.board.serial, &control)
         .map_err(host(format!("connect the serial port to {:?}", description.serial)))?;
     for (tap, card) in taps.into_iter().zip(&machine.board.cards) {
-        network::receive(tap, card.clone()).map_err(host("start a thread"))?;
+        network::receive(tap, card.clone(), control.clone()).map_err(host("start a thread"))?;
     }
+    let served = io_thread::attach(&machine.vm, &machine.board.pci, &machine.board.busy)?;
     let quit = control.clone();
     let waiting = move || {
         if termination.wait().is_ok() {
@@ -147,9 +149,14 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
                     .spawn_scoped(scope, move || machine.run_vcpu(index as u32, vcpu, &queue))
             })
             .collect();
-        let started = threads.into_iter().collect::<Result<Vec<_>, _>>().map_err(host("start a thread"));
-        let result = started.and_then(|_| machine.supervise(&events));
+        let io = served.iter().map(|device| {
+            let control = &control;
+            std::thread::Builder::new().name("io".into()).spawn_scoped(scope, move || device.work(control))
+        });
+        let threads = threads.into_iter().chain(io).collect::<Result<Vec<_>, _>>();
+        let result = threads.map_err(host("start a thread")).and_then(|_| machine.supervise(&events));
         control.end();
+        served.iter().for_each(Served::wake);
         result
     })
 }

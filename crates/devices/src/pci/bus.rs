@@ -25,9 +25,19 @@ pub trait PciFunction: Send {
     fn read_bar(&mut self, bar: usize, offset: u64, size: u8) -> u64;
     /// A guest's write in a window.
     fn write_bar(&mut self, bar: usize, offset: u64, size: u8, value: u64);
+    /// The registers by which the driver only says that there is work: the window and the offset in it of each. A write of
+    /// anything there is the same as [`PciFunction::ring`], which another thread may call in its place.
+    fn doorbells(&self) -> Vec<(usize, u64)> {
+        vec![]
+    }
+    /// Does the work that the driver has announced.
+    fn ring(&mut self) {}
     /// The state after power-on.
     fn reset(&mut self) {}
 }
+
+/// Told where a function's doorbells are now; none while its window is switched off.
+pub type DoorbellPlace = Box<dyn Fn(&[u64]) + Send + Sync>;
 
 /// A function as the bus and the rest of the board share it.
 pub type SharedFunction = Arc<Mutex<dyn PciFunction>>;
@@ -44,6 +54,14 @@ struct Window {
 pub struct PciBus {
     functions: Vec<(u8, SharedFunction)>,
     windows: RwLock<Vec<Window>>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+struct Listener {
+    /// Index of the function.
+    function: usize,
+    place: DoorbellPlace,
+    told: Vec<u64>,
 }
 
 /// The state behind a function's lock; a panic elsewhere leaves it as good as it was.
@@ -54,7 +72,7 @@ fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn PciFunction + 'static> 
 impl PciBus {
     /// A bus with these functions, each with its slot (bits 3–7) and function (bits 0–2) number.
     pub fn new(functions: Vec<(u8, SharedFunction)>) -> Self {
-        let bus = Self { functions, windows: RwLock::new(vec![]) };
+        let bus = Self { functions, windows: RwLock::new(vec![]), listeners: Mutex::default() };
         bus.find_windows();
         bus
     }
@@ -62,6 +80,28 @@ impl PciBus {
     /// The functions.
     pub fn functions(&self) -> &[(u8, SharedFunction)] {
         &self.functions
+    }
+
+    /// Tells `place`, now and whenever it changes, where the doorbells of the function with this number are.
+    pub fn listen_to_doorbells(&self, number: u8, place: DoorbellPlace) {
+        let Some(function) = self.functions.iter().position(|(at, _)| *at == number) else { return };
+        let mut listeners = self.listeners.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        listeners.push(Listener { function, place, told: vec![] });
+        drop(listeners);
+        self.place_doorbells();
+    }
+
+    fn place_doorbells(&self) {
+        for listener in &mut *self.listeners.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            let function = lock(&self.functions[listener.function].1);
+            let address = |(bar, offset)| function.config().bar_address(bar).map(|start| start + offset);
+            let addresses: Vec<_> = function.doorbells().into_iter().filter_map(address).collect();
+            drop(function);
+            if addresses != listener.told {
+                (listener.place)(&addresses);
+                listener.told = addresses;
+            }
+        }
     }
 
     /// Gives every window an address, as firmware would: memory from `memory` up, ports from `ports` up.
@@ -99,6 +139,7 @@ impl PciBus {
             }
         }
         *self.windows.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
+        self.place_doorbells();
     }
 
     fn hit(&self, io: bool, address: u64) -> Option<(&SharedFunction, usize, u64)> {
@@ -203,6 +244,9 @@ mod tests {
         fn write_bar(&mut self, _bar: usize, _offset: u64, _size: u8, value: u64) {
             self.1 = value;
         }
+        fn doorbells(&self) -> Vec<(usize, u64)> {
+            vec![(1, 0x40)]
+        }
     }
 
     fn bus() -> Arc<PciBus> {
@@ -211,6 +255,21 @@ mod tests {
         config.add_bar(0, BarKind::Io, 32);
         config.add_bar(1, BarKind::Memory32 { prefetchable: false }, 4096);
         Arc::new(PciBus::new(vec![(3 << 3, Arc::new(Mutex::new(Echo(config, 0))))]))
+    }
+
+    #[test]
+    fn doorbells_are_told_where_they_are_and_when_they_are_off() {
+        let bus = bus();
+        let told = Arc::new(Mutex::new(vec![]));
+        let note = told.clone();
+        bus.listen_to_doorbells(3 << 3, Box::new(move |at| note.lock().unwrap().push(at.to_vec())));
+        bus.assign(0xe000_0000, 0xc000);
+        let mut ports = ConfigPorts::new(bus);
+        ports.write(0, 4, 0x8000_1814);
+        ports.write(4, 4, 0xd000_0000);
+        ports.write(0, 4, 0x8000_1804);
+        ports.write(4, 2, 0);
+        assert_eq!(*told.lock().unwrap(), [vec![0xe000_0040], vec![0xd000_0040], vec![]]);
     }
 
     #[test]

@@ -169,6 +169,8 @@ impl Queue {
         if self.event_index {
             let event = self.device.wrapping_add(4 + 8 * u64::from(self.size));
             memory.store(event, self.next_available).ok_or(QueueError::Address)?;
+            // Told before the next look at what is available, or the driver could stay silent about what comes between.
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         }
         self.walk(memory, head).map(Some)
     }

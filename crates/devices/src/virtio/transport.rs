@@ -403,6 +403,14 @@ impl<D: VirtioDevice> PciFunction for VirtioPci<D> {
         }
     }
 
+    fn doorbells(&self) -> Vec<(usize, u64)> {
+        (0..self.queues.len() as u64).map(|queue| (REGISTERS_BAR, NOTIFY + queue * u64::from(NOTIFY_STRIDE))).collect()
+    }
+
+    fn ring(&mut self) {
+        (0..self.queues.len()).for_each(|queue| self.notify_queue(queue));
+    }
+
     fn reset(&mut self) {
         self.reset_device();
         self.msix.reset();

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ferro_cpu::disassemble;
+use ferro_guest::GuestMemory;
 use ferro_sys::kick::{self, KickTarget};
 use kvm_bindings::{
     CpuId, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_debug_exit_arch, kvm_guest_debug,
@@ -13,9 +15,14 @@ use super::{Kick, failed, registers};
 use crate::{Bus, DebugStop, Error, Exit, Registers, Vcpu, Watchpoint};
 
 const DR6_STEP: u64 = 1 << 14;
+/// EFER's bit, and the bits of a code segment's attributes, that say how wide its code is.
+const LONG_MODE_ACTIVE: u64 = 1 << 10;
+const CODE_64: u32 = 1 << 13;
+const CODE_32: u32 = 1 << 14;
 
 pub(super) struct KvmVcpu {
     fd: VcpuFd,
+    memory: Arc<GuestMemory>,
     index: u32,
     kick: Arc<Kick>,
     /// Whether this thread has made itself known as the one to kick.
@@ -42,10 +49,18 @@ fn topology(cpuid: &CpuId, index: u32, vcpus: u32) -> CpuId {
 }
 
 impl KvmVcpu {
-    pub(super) fn new(fd: VcpuFd, cpuid: &CpuId, index: u32, vcpus: u32, kick: Arc<Kick>) -> Result<Self, Error> {
-        fd.set_cpuid2(&topology(cpuid, index, vcpus)).map_err(failed("set a vCPU's CPUID"))?;
+    /// The vCPU with this index, out of as many as there are kicks.
+    pub(super) fn new(
+        fd: VcpuFd,
+        cpuid: &CpuId,
+        index: u32,
+        kicks: &[Arc<Kick>],
+        memory: Arc<GuestMemory>,
+    ) -> Result<Self, Error> {
+        fd.set_cpuid2(&topology(cpuid, index, kicks.len() as u32)).map_err(failed("set a vCPU's CPUID"))?;
         let power_on = registers::read(&fd)?;
-        Ok(Self { fd, index, kick, known: false, power_on, watched: vec![] })
+        let kick = kicks[index as usize].clone();
+        Ok(Self { fd, memory, index, kick, known: false, power_on, watched: vec![] })
     }
 
     /// Makes the calling thread the one that is kicked.
@@ -60,16 +75,41 @@ impl KvmVcpu {
         Ok(())
     }
 
-    /// What KVM couldn't execute: where, and the bytes there.
-    fn describe(&self, what: &str) -> String {
+    /// What KVM couldn't execute: where, and the instruction there.
+    fn describe(&self, what: &str, memory: &GuestMemory) -> String {
         let Ok(registers) = registers::read(&self.fd) else { return format!("KVM stopped: {what}") };
+        let code = &registers.segments[ferro_cpu::CS];
         format!(
-            "KVM stopped vCPU {}: {what} at {:#x} (cs {:#x}, cr0 {:#x}); take --accel soft for this guest",
+            "KVM stopped vCPU {}: {what} at {:#x} (cs {:#x}, cr0 {:#x}){}; take --accel soft for this guest",
             self.index,
             registers.rip,
-            registers.segments[ferro_cpu::CS].selector,
-            registers.cr0
+            code.selector,
+            registers.cr0,
+            self.instruction(&registers, memory).map_or(String::new(), |text| format!(": {text}")),
         )
+    }
+
+    /// The bytes of the instruction that RIP points to, and what they say.
+    fn instruction(&self, registers: &Registers, memory: &GuestMemory) -> Option<String> {
+        const LONGEST: u64 = 15;
+        let code = &registers.segments[ferro_cpu::CS];
+        let bits = if registers.msr.efer & LONG_MODE_ACTIVE != 0 && code.attributes & CODE_64 != 0 {
+            64
+        } else if code.attributes & CODE_32 != 0 {
+            32
+        } else {
+            16
+        };
+        let start = if bits == 64 { registers.rip } else { code.base.wrapping_add(registers.rip) };
+        let bytes: Vec<u8> = (0..LONGEST)
+            .map_while(|at| {
+                let found = self.fd.translate_gva(start.wrapping_add(at)).ok().filter(|found| found.valid != 0)?;
+                memory.load(found.physical_address)
+            })
+            .collect();
+        let first = disassemble(&bytes, registers.rip, bits).into_iter().next()?;
+        let hex: Vec<_> = first.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(format!("{} ({})", first.text, hex.join(" ")))
     }
 
     fn debug_stop(&self, exit: &kvm_debug_exit_arch) -> DebugStop {
@@ -135,7 +175,7 @@ impl Vcpu for KvmVcpu {
                 }
                 Err(error) => error.to_string(),
             };
-            return Exit::Failed(self.describe(&failure));
+            return Exit::Failed(self.describe(&failure, &self.memory));
         }
     }
 

@@ -1,6 +1,6 @@
 # What a PC's CPU and interrupt controllers do, tried by a guest without an operating system: long mode, faults with their
 # error codes, the local APIC's timer, the PIT through the I/O APIC, an IPI, a second CPU by INIT and SIPI, power-off.
-# Prints a line for each on COM1; "FAILED" with the step's name ends it early. Boots by PVH, with two vCPUs.
+# Prints a line for each on COM1; "FAILED" with the step's name ends it early. Wants two vCPUs. Begins after entry.s.
 
 .set COM1, 0x3f8
 .set PM1_CONTROL, 0x604
@@ -22,59 +22,11 @@
 .set TRAMPOLINE, 0x8000             # where the second CPU begins, in its first megabyte
 .set UNMAPPED, 0x8000000000         # the second entry of the top table isn't there
 .set READ_ONLY, 0x40000000          # mapped to address 0, not writable
-.set CODE64, 0x08
+.set CODE64, 0x08                   # entry.s's segments
 .set DATA, 0x10
 .set CODE32, 0x18
 
-.section .note.pvh, "a", @note
-    .long 4, 4, 18                  # XEN_ELFNOTE_PHYS32_ENTRY
-    .asciz "Xen"
-    .long start
-
 .text
-.code32
-.globl start
-start:
-    cli
-    lgdtl gdt_pointer
-    movl $stack_top, %esp
-    # One to one for 4 GiB, in pages of 2 MiB.
-    movl $(pointers + 3), tables
-    movl $(directories + 3), %eax
-    movl $pointers, %edi
-    movl $4, %ecx
-1:  movl %eax, (%edi)
-    addl $0x1000, %eax
-    addl $8, %edi
-    decl %ecx
-    jnz 1b
-    movl $0x83, %eax
-    movl $directories, %edi
-    movl $2048, %ecx
-2:  movl %eax, (%edi)
-    addl $0x200000, %eax
-    addl $8, %edi
-    decl %ecx
-    jnz 2b
-    movl $0x81, directories + 0x1000 # READ_ONLY
-    call enter_long
-    ljmpl $CODE64, $main
-
-# Paging and long mode on, for either CPU.
-enter_long:
-    movl $0x20, %eax                # PAE
-    movl %eax, %cr4
-    movl $tables, %eax
-    movl %eax, %cr3
-    movl $0xc0000080, %ecx          # EFER
-    rdmsr
-    orl $0x100, %eax                # LME
-    wrmsr
-    movl %cr0, %eax
-    orl $0x80010001, %eax           # PG, WP, PE
-    movl %eax, %cr0
-    ret
-
 .code64
 # Prints the text at RSI.
 print:
@@ -158,12 +110,9 @@ set_gate:
 5:
 .endm
 
+.globl main
 main:
-    movw $DATA, %ax
-    movw %ax, %ds
-    movw %ax, %es
-    movw %ax, %ss
-    movq $stack_top, %rsp
+    movl $0x81, directories + 0x1000 # READ_ONLY, not looked at before
     passed "long mode"
     movb $0xff, %al                 # the old interrupt controllers are quiet
     outb %al, $0x21
@@ -310,7 +259,7 @@ trampoline:
     movl %eax, %cr0
     ljmpl $CODE32, $second32
 gdt_pointer_low:
-    .word gdt_end - gdt - 1
+    .word GDT_LIMIT
     .long gdt
 trampoline_end:
 
@@ -341,27 +290,13 @@ second64:
 
 .data
 .balign 8
-gdt:
-    .quad 0
-    .quad 0x00af9b000000ffff        # 64-bit code
-    .quad 0x00cf93000000ffff        # data
-    .quad 0x00cf9b000000ffff        # 32-bit code
-gdt_end:
-gdt_pointer:
-    .word gdt_end - gdt - 1
-    .quad gdt
 idt_pointer:
     .word 0xfff
     .quad idt
 
 .bss
 .balign 4096
-tables: .skip 0x1000
-pointers: .skip 0x1000
-directories: .skip 0x4000
 idt: .skip 0x1000
-stack: .skip 0x1000
-stack_top:
 second_stack: .skip 0x1000
 second_stack_top:
 fault_vector: .skip 8
