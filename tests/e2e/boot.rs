@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Vm, ferro, has, output};
+use support::{Vm, ferro, guest, has, output};
 
 #[test]
 fn the_cloud_kernel_boots_computes_and_powers_off() {
@@ -131,4 +131,40 @@ fn wrong_values_are_refused_before_anything_starts() {
     let output = ferro(&["run", "--accel", "soft", "--kernel", "/nonexistent/vmlinuz"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/vmlinuz"));
+}
+
+#[test]
+fn an_installed_debian_starts_systemd_takes_a_login_and_ends_in_good_order() {
+    let (Some(kernel), Some(initrd), Some(root)) =
+        (guest("vmlinuz-debian"), guest("initrd-debian"), guest("debian-root.raw"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("root.qcow2");
+    output(ferro(&["img", "convert", "-O", "qcow2"]).arg(root).arg(&image));
+    let mut command = ferro(&["run", "--accel", "soft", "--serial", "stdio", "--memory", "512M", "--disk"]);
+    command.arg(&image).arg("--kernel").arg(kernel).arg("--initrd").arg(initrd);
+    command.args(["--append", "root=/dev/vda ro console=ttyS0 quiet"]);
+    let mut vm = Vm::start(command);
+    vm.expect("login: ");
+    vm.send("root\n");
+    vm.expect("Password: ");
+    vm.send("ferro\n");
+    vm.expect("# ");
+    vm.send("apt-get --version; systemctl is-system-running --wait; echo $((40+2))-$(hostname)\n");
+    let printed = vm.expect("42-ferro-debian");
+    assert!(printed.contains("apt 2.") || printed.contains("apt 3."), "{printed}");
+    assert!(printed.contains("running") && !printed.contains("degraded"), "no unit failed: {printed}");
+    vm.send("systemctl poweroff\n");
+    let (status, printed) = vm.finish();
+    assert!(status.success(), "{status}\n{printed}");
+    let raw = folder.path().join("root.raw");
+    output(ferro(&["img", "check"]).arg(&image));
+    output(ferro(&["img", "convert", "-O", "raw"]).arg(&image).arg(&raw));
+    // Not only unharmed: unmounted, with nothing left to replay.
+    let told = output(std::process::Command::new("e2fsck").args(["-f", "-n"]).arg(&raw));
+    assert!(!told.contains("recover"), "{told}");
+    let state = output(std::process::Command::new("dumpe2fs").arg("-h").arg(&raw));
+    assert!(state.contains("Filesystem state:         clean") && !state.contains("needs_recovery"), "{state}");
 }

@@ -4,12 +4,20 @@
 mod debian;
 mod initramfs;
 mod programs;
+mod root;
 
 use std::path::PathBuf;
 
 use crate::process::target;
 
-/// Builds what is missing and returns the folder.
+/// Builds what is missing of all of them and returns the folder.
+pub(crate) fn build_all() -> anyhow::Result<PathBuf> {
+    let folder = build()?;
+    root::build(&folder)?;
+    Ok(folder)
+}
+
+/// Builds what is missing of the kernels with a busybox RAM disk and returns the folder.
 pub(crate) fn build() -> anyhow::Result<PathBuf> {
     let folder = target().join("guests");
     std::fs::create_dir_all(&folder)?;

@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo => demo::run(),
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Guests => guests::build().map(drop),
+        Command::Guests => guests::build_all().map(drop),
         Command::Layers => layers::check(),
         Command::Packages => packages::ensure(packages::ALL),
     }

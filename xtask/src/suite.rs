@@ -32,7 +32,7 @@ fn tests(args: &Args) -> anyhow::Result<()> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if !args.offline {
         packages::ensure(packages::ALL)?;
-        guests::build()?;
+        guests::build_all()?;
     }
     tests(args)
 }
