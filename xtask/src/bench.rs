@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: each benchmark runs the peer beside us and prints the ratio. Nothing here asserts a time.
 
+mod disk;
 mod guest;
 mod img;
+mod start;
 
 use clap::Subcommand;
 
@@ -20,6 +22,10 @@ enum What {
     Boot(guest::GuestArgs),
     /// Guest programs beside QEMU's TCG and native execution
     Cpu(guest::GuestArgs),
+    /// From exec to the first port write of a tiny guest, and the memory of its process, beside QEMU
+    Start(guest::GuestArgs),
+    /// A virtio disk as a guest's programs see it, beside QEMU's TCG
+    Disk(guest::GuestArgs),
 }
 
 /// Runs one benchmark.
@@ -28,5 +34,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Img(args) => img::run(args),
         What::Boot(args) => guest::boot(args),
         What::Cpu(args) => guest::cpu(args),
+        What::Start(args) => start::run(args),
+        What::Disk(args) => disk::run(args),
     }
 }

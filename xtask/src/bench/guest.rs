@@ -16,19 +16,23 @@ use crate::{guests, packages};
 pub(crate) struct GuestArgs {
     /// Runs of each side after one that warms up
     #[arg(long, default_value_t = 5)]
-    runs: usize,
+    pub(super) runs: usize,
     /// Also write the table, as Markdown, to this file
     #[arg(long)]
-    markdown: Option<PathBuf>,
+    pub(super) markdown: Option<PathBuf>,
 }
 
-struct Machine {
-    ferro: PathBuf,
-    guests: PathBuf,
+/// What a benchmark with guests needs.
+pub(super) struct Machine {
+    /// The command under test.
+    pub(super) ferro: PathBuf,
+    /// The folder of guests.
+    pub(super) guests: PathBuf,
 }
 
 impl Machine {
-    fn prepare() -> anyhow::Result<Self> {
+    /// Builds all of it.
+    pub(super) fn prepare() -> anyhow::Result<Self> {
         packages::ensure(packages::ALL)?;
         let guests = guests::build()?;
         process::run(cargo().args(["build", "--release", "--quiet", "--bin", "ferro"]))?;
@@ -41,29 +45,41 @@ impl Machine {
 
     /// Boots, runs a command in the guest, and returns what was printed.
     fn ours(&self, run: &str) -> anyhow::Result<String> {
+        self.ours_with(run, &[])
+    }
+
+    /// The same with more flags.
+    pub(super) fn ours_with(&self, run: &str, flags: &[&str]) -> anyhow::Result<String> {
         let mut ferro = command(&self.ferro);
         ferro.args(["run", "--accel", "soft", "--memory", "256M", "--serial", "stdio", "--append", &Self::append(run)]);
         ferro.arg("--kernel").arg(self.guests.join("vmlinuz-cloud-amd64"));
         ferro.arg("--initrd").arg(self.guests.join("initrd-cloud-amd64.gz"));
-        output(ferro.stdin(std::process::Stdio::null()))
+        output(ferro.args(flags).stdin(std::process::Stdio::null()))
     }
 
     fn theirs(&self, run: &str) -> anyhow::Result<String> {
+        self.theirs_with(run, &[])
+    }
+
+    /// The same on QEMU.
+    pub(super) fn theirs_with(&self, run: &str, flags: &[&str]) -> anyhow::Result<String> {
         let mut qemu = command("qemu-system-x86_64");
         qemu.args(["-accel", "tcg", "-m", "256", "-nographic", "-no-reboot", "-nic", "none", "-cpu", "Nehalem"]);
         qemu.args(["-append", &Self::append(run)]);
         qemu.arg("-kernel").arg(self.guests.join("vmlinuz-cloud-amd64"));
         qemu.arg("-initrd").arg(self.guests.join("initrd-cloud-amd64.gz"));
-        output(qemu.stdin(std::process::Stdio::null()))
+        output(qemu.args(flags).stdin(std::process::Stdio::null()))
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-fn show(table: &str, markdown: Option<&Path>) -> anyhow::Result<()> {
+/// Prints a table, and writes it to a file where that is wanted.
+pub(super) fn show(table: &str, markdown: Option<&Path>) -> anyhow::Result<()> {
     print!("{table}");
     if let Some(path) = markdown {
         std::fs::write(path, table).with_context(|| format!("cannot write {}", path.display()))?;
@@ -99,9 +115,10 @@ pub(crate) fn boot(args: &GuestArgs) -> anyhow::Result<()> {
 }
 
 /// Nanoseconds and check value by program.
-type Measured = BTreeMap<String, (f64, String)>;
+pub(super) type Measured = BTreeMap<String, (f64, String)>;
 
-fn measured(printed: &str) -> Measured {
+/// Takes the lines that the guest programs print.
+pub(super) fn measured(printed: &str) -> Measured {
     let lines = printed.lines().filter_map(|line| line.trim().strip_prefix("MEASURE "));
     lines
         .filter_map(|line| {

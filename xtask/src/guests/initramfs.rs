@@ -7,6 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, bail};
 
 use super::debian::Kernel;
+use super::programs;
 use crate::process::{command, root, run};
 
 /// Modules that the test guests load by name; their dependencies come along.
@@ -41,8 +42,7 @@ const MODULES: &[&str] = &[
 pub(crate) fn build(folder: &Path, flavour: &str, kernel: &Kernel) -> anyhow::Result<()> {
     let image = folder.join(format!("initrd-{flavour}.gz"));
     let init = root().join("guests/initramfs/init");
-    let program = folder.join("measure");
-    if newer(&image, &init) && newer(&image, &program) {
+    if newer(&image, &init) && programs::names().all(|name| newer(&image, &folder.join(name))) {
         return Ok(());
     }
     println!("guests: packing {}", image.display());
@@ -59,7 +59,9 @@ pub(crate) fn build(folder: &Path, flavour: &str, kernel: &Kernel) -> anyhow::Re
     }
     std::fs::copy(&init, tree.join("init"))?;
     std::fs::set_permissions(tree.join("init"), std::fs::Permissions::from_mode(0o755))?;
-    std::fs::copy(&program, tree.join("bin/measure"))?;
+    for name in programs::names() {
+        std::fs::copy(folder.join(name), tree.join("bin").join(name))?;
+    }
     modules(&tree, kernel)?;
     let archive = std::fs::File::create(&image)?;
     let mut pack = command("sh");
