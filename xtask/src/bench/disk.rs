@@ -32,7 +32,7 @@ pub(super) fn run(args: &GuestArgs) -> anyhow::Result<()> {
             let name = image.display();
             let fresh =
                 || output(command(&machine.ferro).args(["img", "create", "-q", "-f", format]).arg(&image).arg(SIZE));
-            let run = "modprobe virtio_blk; measure-disk /dev/vda";
+            let run = "modprobe virtio_pci; modprobe virtio_blk; measure-disk /dev/vda";
             fresh()?;
             let ours = machine.ours_with(run, &["--disk", &format!("{name},format={format}")])?;
             fresh()?;
