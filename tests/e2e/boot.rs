@@ -48,6 +48,26 @@ fn a_shell_on_the_console_answers_what_is_typed() {
 }
 
 #[test]
+fn a_virtio_console_carries_a_shell_beside_the_serial_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("serial.log");
+    let (Some(kernel), Some(initrd)) = (guest("vmlinuz-cloud-amd64"), guest("initrd-cloud-amd64.gz")) else { return };
+    let mut command = ferro(&["run", "--accel", "soft", "--memory", "256M", "--console", "stdio", "--serial"]);
+    command.arg(format!("file={}", log.display())).arg("--kernel").arg(kernel).arg("--initrd").arg(initrd);
+    let run = "ferro.run=sh+</dev/hvc0+>/dev/hvc0+2>&1";
+    command.args(["--append", &format!("console=ttyS0 quiet ferro.modules=virtio_pci,virtio_console {run}")]);
+    let mut vm = Vm::start(command);
+    vm.expect("/ # ");
+    vm.send("echo $((40+2))-$(echo typed | tr a-z A-Z); yes | head -n 100000 | sha256sum; exit\n");
+    vm.expect("42-TYPED");
+    // What the host's own `yes | head -n 100000 | sha256sum` prints.
+    vm.expect("bf6eed56b72b14fd154e46197c114b4dcf57c122c9a9e9863e7dec418e805503");
+    let (status, printed) = vm.finish();
+    assert!(status.success(), "{status}\n{printed}");
+    assert!(std::fs::read_to_string(log).unwrap().contains("FERRO-GUEST status 0"), "what the serial port printed");
+}
+
+#[test]
 fn a_reboot_ends_the_vm_where_that_was_asked_for() {
     let Some(vm) = Vm::boot("cloud-amd64", "quiet ferro.run=reboot+-f", &["--no-reboot"]) else { return };
     let (status, printed) = vm.finish();
@@ -120,6 +140,8 @@ fn wrong_values_are_refused_before_anything_starts() {
         (&["run", "--kernel", "k", "--memory", "lots"], "memory"),
         (&["run", "--kernel", "k", "--cpus", "0"], "cpus"),
         (&["run", "--kernel", "k", "--net", "mac=1:2"], "address"),
+        (&["run", "--kernel", "k", "--serial", "tcp=0.0.0.0:4555"], "--insecure"),
+        (&["run", "--kernel", "k", "--serial", "stdio", "--console", "stdio"], "terminal"),
         (&["run", "--kernel", "k", "--accel", "magic"], "accelerator"),
         (&["run", "--kernel", "k", "--clock", "icount", "--cpus", "2"], "icount"),
     ] {

@@ -20,7 +20,7 @@ pub(crate) struct KvmArgs {
 
 const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -drive file=F[,if=virtio][,format=F][,readonly=on][,snapshot=on],
--m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -nographic, -display none, -net nic[,macaddr=A],
+-m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -nographic, -display none, -net nic[,macaddr=A],
 -net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
 -no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -nodefaults, -nic tap,ifname=N";
 
@@ -103,8 +103,30 @@ pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<VmDescription> {
 
 /// Flags that a value follows.
 const VALUED: &[&str] = &[
-    "hda", "hdb", "hdc", "hdd", "drive", "m", "smp", "kernel", "initrd", "append", "serial", "net", "nic", "netdev",
-    "device", "gdb", "accel", "name", "M", "machine", "cpu", "display", "parallel",
+    "hda",
+    "hdb",
+    "hdc",
+    "hdd",
+    "drive",
+    "m",
+    "smp",
+    "kernel",
+    "initrd",
+    "append",
+    "serial",
+    "virtioconsole",
+    "net",
+    "nic",
+    "netdev",
+    "device",
+    "gdb",
+    "accel",
+    "name",
+    "M",
+    "machine",
+    "cpu",
+    "display",
+    "parallel",
 ];
 
 impl Reader {
@@ -137,6 +159,7 @@ impl Reader {
             "initrd" => self.vm.initrd = Some(value.into()),
             "append" => value.clone_into(&mut self.vm.append),
             "serial" => return self.serial(value),
+            "virtioconsole" => self.vm.console = value.parse()?,
             "net" => return self.nets.net(value),
             "nic" => return self.nets.nic(value),
             "netdev" => return self.nets.netdev(value),

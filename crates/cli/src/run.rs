@@ -54,6 +54,9 @@ pub(crate) struct RunArgs {
     /// Where the serial port leads: stdio, none, file=F, unix=PATH, tcp=HOST:PORT [default: none]
     #[arg(long, value_name = "WHERE")]
     serial: Option<SerialTarget>,
+    /// Give it a virtio console (hvc0) that leads there, as for --serial [default: none]
+    #[arg(long, value_name = "WHERE")]
+    console: Option<SerialTarget>,
     /// Let gdb connect: tcp:HOST:PORT, such as tcp:127.0.0.1:1234
     #[arg(long, value_name = "WHERE")]
     gdb: Option<GdbAddress>,
@@ -86,6 +89,7 @@ impl RunArgs {
         set(&mut vm.clock, self.clock);
         set(&mut vm.append, self.append);
         set(&mut vm.serial, self.serial);
+        set(&mut vm.console, self.console);
         vm.kernel = self.kernel.or(vm.kernel);
         vm.initrd = self.initrd.or(vm.initrd);
         vm.disks.extend(self.disks);

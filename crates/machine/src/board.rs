@@ -12,7 +12,9 @@ use ferro_devices::pci::{ConfigPorts, HostBridge, IsaBridge, MsiSink, PciBus, Sh
 use ferro_devices::power::PowerManagement;
 use ferro_devices::rtc::{Rtc, WallClock};
 use ferro_devices::serial::Uart16550;
-use ferro_devices::virtio::{Balloon, Block, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice, VirtioPci};
+use ferro_devices::virtio::{
+    Balloon, Block, Console, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice, VirtioPci,
+};
 use ferro_guest::{BusDevice, Clock, GuestMemory};
 use ferro_hypervisor::{Vm, VmClock};
 
@@ -41,6 +43,7 @@ pub(crate) struct Board {
     pub(crate) pci: Arc<PciBus>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
+    pub(crate) console: Option<(Shared<VirtioPci<Console>>, Arc<Outgoing>)>,
     pub(crate) rtc: Shared<Rtc>,
     pub(crate) cards: Vec<Shared<VirtioPci<Net>>>,
     /// The PCI numbers of the functions whose work is worth a thread.
@@ -178,6 +181,7 @@ pub(crate) fn build(
     control: &Arc<Control>,
     disks: Vec<OpenDisk>,
     nets: Vec<OpenNet>,
+    has_console: bool,
 ) -> std::io::Result<Board> {
     let clock: Arc<dyn Clock> = vm.clock().clone();
     let repeats = matches!(**vm.clock(), VmClock::Instructions(_));
@@ -194,6 +198,10 @@ pub(crate) fn build(
     }
     let cards = nets.into_iter().map(|net| slots.add_virtio(Net::new(net.mac.0, net.sink))).collect();
     let busy = slots.functions[2..].iter().map(|(number, _)| *number).collect();
+    let console = has_console.then(|| {
+        let outgoing = Arc::new(Outgoing::default());
+        (slots.add_virtio(Console::new(Box::new(Sender(outgoing.clone())))), outgoing)
+    });
     slots.add_virtio(Rng::new(entropy));
     slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
     let pci = Arc::new(PciBus::new(slots.functions));
@@ -212,5 +220,5 @@ pub(crate) fn build(
     let keyboard = ports.add(0x60..0x61, I8042::new(Box::new(Switch(control.clone()))));
     ports.0.push((0x64..0x65, Arc::new(Mutex::new(CommandPort(keyboard)))));
     let bus = Arc::new(MachineBus::new(ports.0, pci.clone()));
-    Ok(Board { bus, pci, serial, serial_out, rtc, cards, busy })
+    Ok(Board { bus, pci, serial, serial_out, console, rtc, cards, busy })
 }

@@ -24,6 +24,7 @@ struct File {
     #[serde(default)]
     net: Vec<Net>,
     serial: Option<String>,
+    console: Option<String>,
     gdb: Option<String>,
     insecure: Option<bool>,
     no_reboot: Option<bool>,
@@ -110,6 +111,7 @@ impl File {
         set(&mut vm.accelerator, self.accel).map_err(refuse("accel"))?;
         set(&mut vm.clock, self.clock).map_err(refuse("clock"))?;
         set(&mut vm.serial, self.serial).map_err(refuse("serial"))?;
+        set(&mut vm.console, self.console).map_err(refuse("console"))?;
         vm.cpus = self.cpus.unwrap_or(vm.cpus);
         vm.kernel = self.kernel.map(|kernel| folder.join(kernel));
         vm.initrd = self.initrd.map(|initrd| folder.join(initrd));

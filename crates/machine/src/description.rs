@@ -263,7 +263,7 @@ impl FromStr for NetDescription {
     }
 }
 
-/// Where the serial port leads.
+/// Where the serial port or the virtio console leads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum SerialTarget {
     /// Nowhere.
@@ -294,7 +294,7 @@ impl FromStr for SerialTarget {
                 let address = if address.starts_with(':') { format!("127.0.0.1{address}") } else { address.to_owned() };
                 Ok(Self::Tcp(address))
             }
-            _ => refuse(value, "a serial port leads to stdio, none, file=F, unix=PATH or tcp=HOST:PORT"),
+            _ => refuse(value, "it leads to stdio, none, file=F, unix=PATH or tcp=HOST:PORT"),
         }
     }
 }
@@ -306,10 +306,15 @@ pub struct GdbAddress(pub String);
 impl GdbAddress {
     /// Whether only this host reaches it.
     fn is_loopback(&self) -> bool {
-        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        is_loopback(&self.0)
     }
+}
+
+/// Whether only this host reaches a listener at `HOST:PORT`.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 impl FromStr for GdbAddress {
@@ -351,6 +356,8 @@ pub struct VmDescription {
     pub nets: Vec<NetDescription>,
     /// The first serial port.
     pub serial: SerialTarget,
+    /// The virtio console (`hvc0` in Linux); the board has one only if it leads somewhere.
+    pub console: SerialTarget,
     /// Where a gdb stub listens.
     pub gdb: Option<GdbAddress>,
     /// Listeners may be reachable from other hosts.
@@ -375,6 +382,7 @@ impl Default for VmDescription {
             disks: vec![],
             nets: vec![],
             serial: SerialTarget::default(),
+            console: SerialTarget::default(),
             gdb: None,
             insecure: false,
             no_reboot: false,
@@ -402,6 +410,20 @@ impl VmDescription {
             let problem = "whoever connects there reads and writes the whole guest: let --gdb listen at 127.0.0.1, or \
                            say --insecure";
             return refuse(&gdb.0, problem);
+        }
+        for (flag, target) in [("--serial", &self.serial), ("--console", &self.console)] {
+            if let SerialTarget::Tcp(address) = target
+                && !self.insecure
+                && !is_loopback(address)
+            {
+                let problem = format!(
+                    "whoever connects there has the console: let {flag} listen at 127.0.0.1, or say --insecure"
+                );
+                return refuse(address, problem);
+            }
+        }
+        if self.serial == SerialTarget::Stdio && self.console == SerialTarget::Stdio {
+            return refuse("stdio", "--serial and --console can't both have the terminal");
         }
         if self.paused && self.gdb.is_none() {
             return refuse("--paused", "a VM that waits needs --gdb: nothing else could let it begin");

@@ -112,7 +112,8 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
     let disks = description.disks.iter().cloned().zip(disks);
     let disks = disks.map(|(description, storage)| OpenDisk { description, storage }).collect();
     let (nets, taps) = open_nets(description)?;
-    let board = board::build(&vm, &control, disks, nets).map_err(host("read random numbers"))?;
+    let board = board::build(&vm, &control, disks, nets, description.console != SerialTarget::None)
+        .map_err(host("read random numbers"))?;
     let power_on = vcpus[0].registers()?;
     let debugger = description.gdb.as_ref().map(|address| {
         Stub::listen(&address.0, control.clone()).map_err(host(format!("listen for a debugger at {}", address.0)))
@@ -125,6 +126,10 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
     vcpus[0].set_registers(&start)?;
     serial::connect(&description.serial, &machine.board.serial_out, &machine.board.serial, &control)
         .map_err(host(format!("connect the serial port to {:?}", description.serial)))?;
+    if let Some((chip, outgoing)) = &machine.board.console {
+        serial::connect(&description.console, outgoing, chip, &control)
+            .map_err(host(format!("connect the console to {:?}", description.console)))?;
+    }
     for (tap, card) in taps.into_iter().zip(&machine.board.cards) {
         network::receive(tap, card.clone(), control.clone()).map_err(host("start a thread"))?;
     }
@@ -136,7 +141,8 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
-    let _raw = (description.serial == SerialTarget::Stdio).then(RawTerminal::enter);
+    let terminal = [&description.serial, &description.console].contains(&&SerialTarget::Stdio);
+    let _raw = terminal.then(RawTerminal::enter);
     std::thread::scope(|scope| {
         let threads: Vec<_> = vcpus
             .into_iter()
@@ -303,6 +309,7 @@ impl Machine {
             };
             self.control.pause();
             self.board.serial_out.drain();
+            self.board.console.iter().for_each(|(_, outgoing)| outgoing.drain());
             if let Some(debugger) = &self.debugger {
                 debugger.end();
             }

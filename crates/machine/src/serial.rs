@@ -1,5 +1,5 @@
-//! Where a serial port leads: the terminal, a file, or a socket. Threads of its own carry the bytes, so that neither the
-//! guest nor a slow reader waits for the other beyond a bounded buffer.
+//! Where a serial port or a virtio console leads: the terminal, a file, or a socket. Threads of its own carry the bytes, so
+//! that neither the guest nor a slow reader waits for the other beyond a bounded buffer.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ferro_devices::serial::{SerialOutput, Uart16550};
+use ferro_devices::virtio::{Console, ConsoleOutput, VirtioPci};
 
 use crate::bus::{Shared, lock};
 use crate::control::{Control, Event};
@@ -82,12 +83,50 @@ pub(crate) struct Sender(pub(crate) Arc<Outgoing>);
 
 impl SerialOutput for Sender {
     fn send(&mut self, byte: u8) {
+        self.write(&[byte]);
+    }
+}
+
+impl ConsoleOutput for Sender {
+    fn write(&mut self, bytes: &[u8]) {
         let buffer = lock(&self.0.buffer);
         let mut buffer = self.0.wait(buffer, |buffer| buffer.bytes.len() >= BUFFER && !buffer.closed);
         if !buffer.closed {
-            buffer.bytes.push_back(byte);
+            buffer.bytes.extend(bytes);
             self.0.changed.notify_all();
         }
+    }
+}
+
+/// The chip, for what is typed.
+pub(crate) trait Keyboard: Clone + Send + 'static {
+    /// Gives the guest as many of the bytes as it has room for now, and says how many those were.
+    fn offer(&self, bytes: &[u8]) -> usize;
+    /// The break condition of a serial line.
+    fn receive_break(&self);
+}
+
+impl Keyboard for Shared<Uart16550> {
+    fn offer(&self, bytes: &[u8]) -> usize {
+        let mut uart = lock(self);
+        let room = uart.room().min(bytes.len());
+        uart.receive(&bytes[..room]);
+        room
+    }
+
+    fn receive_break(&self) {
+        lock(self).receive_break();
+    }
+}
+
+impl Keyboard for Shared<VirtioPci<Console>> {
+    fn offer(&self, bytes: &[u8]) -> usize {
+        // While no driver runs there is room for nothing.
+        lock(self).act(|console, queues, memory| console.receive(bytes, queues, memory)).unwrap_or(0)
+    }
+
+    fn receive_break(&self) {
+        // A console is no line that could be broken.
     }
 }
 
@@ -101,16 +140,11 @@ fn write_all(outgoing: &Outgoing, mut output: impl Write) {
 }
 
 /// Gives typed bytes to the guest as fast as it takes them.
-fn type_bytes(uart: &Shared<Uart16550>, bytes: &[u8]) {
+fn type_bytes(chip: &impl Keyboard, bytes: &[u8], control: &Control) {
     let mut rest = bytes;
     while !rest.is_empty() {
-        let room = {
-            let mut uart = lock(uart);
-            let room = uart.room().min(rest.len());
-            uart.receive(&rest[..room]);
-            room
-        };
-        rest = &rest[room..];
+        let Some(taken) = control.while_running(|| chip.offer(rest)) else { return };
+        rest = &rest[taken..];
         if !rest.is_empty() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -121,7 +155,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
-fn read_terminal(uart: &Shared<Uart16550>, control: &Control) {
+fn read_terminal(chip: &impl Keyboard, control: &Control) {
     let mut filter = EscapeFilter::default();
     let mut buffer = [0; 256];
     let mut input = io::stdin().lock();
@@ -132,8 +166,8 @@ fn read_terminal(uart: &Shared<Uart16550>, control: &Control) {
         };
         for typed in buffer[..len].iter().filter_map(|&byte| filter.take(byte)) {
             match typed {
-                Typed::Byte(byte) => type_bytes(uart, &[byte]),
-                Typed::Break => lock(uart).receive_break(),
+                Typed::Byte(byte) => type_bytes(chip, &[byte], control),
+                Typed::Break => chip.receive_break(),
                 Typed::Quit => control.report(Event::Quit),
                 Typed::Help => {
                     let mut output = io::stdout();
@@ -147,16 +181,17 @@ fn read_terminal(uart: &Shared<Uart16550>, control: &Control) {
 /// Serves one client after the other: what the guest sends while there is none waits in the buffer.
 fn serve<C: Read + Write + Send + 'static>(
     outgoing: &Arc<Outgoing>,
-    uart: &Shared<Uart16550>,
+    chip: &impl Keyboard,
+    control: &Arc<Control>,
     mut accept: impl FnMut() -> io::Result<(C, C)>,
 ) {
     while let Ok((mut reader, mut writer)) = accept() {
         outgoing.set_hung_up(false);
-        let (chip, out) = (uart.clone(), outgoing.clone());
+        let (chip, out, control) = (chip.clone(), outgoing.clone(), control.clone());
         let reading = std::thread::spawn(move || {
             let mut buffer = [0; 256];
             while let Ok(len @ 1..) = reader.read(&mut buffer) {
-                type_bytes(&chip, &buffer[..len]);
+                type_bytes(&chip, &buffer[..len], &control);
             }
             out.set_hung_up(true);
         });
@@ -171,17 +206,17 @@ fn serve<C: Read + Write + Send + 'static>(
     }
 }
 
-/// Starts the threads that carry the port's bytes.
+/// Starts the threads that carry the bytes.
 ///
 /// # Errors
 /// A file or socket that can't be opened.
 pub(crate) fn connect(
     target: &SerialTarget,
     outgoing: &Arc<Outgoing>,
-    uart: &Shared<Uart16550>,
+    chip: &impl Keyboard,
     control: &Arc<Control>,
 ) -> io::Result<()> {
-    let (out, chip, commands) = (outgoing.clone(), uart.clone(), control.clone());
+    let (out, chip, commands) = (outgoing.clone(), chip.clone(), control.clone());
     match target {
         SerialTarget::None => {
             outgoing.close();
@@ -202,7 +237,7 @@ pub(crate) fn connect(
             }
             let listener = UnixListener::bind(path)?;
             spawn("serial", move || {
-                serve(&out, &chip, || {
+                serve(&out, &chip, &commands, || {
                     let (client, _) = listener.accept()?;
                     Ok((client.try_clone()?, client))
                 });
@@ -211,7 +246,7 @@ pub(crate) fn connect(
         SerialTarget::Tcp(address) => {
             let listener = TcpListener::bind(address.as_str())?;
             spawn("serial", move || {
-                serve(&out, &chip, || {
+                serve(&out, &chip, &commands, || {
                     let (client, _) = listener.accept()?;
                     Ok((client.try_clone()?, client))
                 });
