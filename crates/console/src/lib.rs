@@ -1,0 +1,5 @@
+//! How people and programs reach a running VM: the monitor in its two languages. Protocols only: bytes come in as
+//! arguments, bytes and commands go out as results. No sockets, clocks or threads; no VM is known here.
+
+pub mod keys;
+pub mod monitor;
