@@ -3,23 +3,28 @@
 
 mod board;
 mod boot;
+mod boot_order;
 mod bus;
 mod config;
 mod control;
 mod description;
 mod disk;
+mod firmware;
 mod gdb;
 mod layout;
+mod memory_map;
 mod network;
 mod run;
 mod serial;
 mod terminal;
 
 pub use boot::BootError;
+pub use boot_order::{BootDevice, BootOrder};
 pub use config::ConfigError;
 pub use control::{Control, Event};
 pub use description::{
     Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, GdbAddress, MacAddress, MemorySize,
     NetBackend, NetDescription, SerialTarget, VmDescription,
 };
+pub use firmware::FirmwareError;
 pub use run::{Outcome, RunError, run};
