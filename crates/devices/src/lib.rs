@@ -6,6 +6,7 @@ pub mod debug_port;
 pub mod dma;
 pub mod fw_cfg;
 pub mod i8042;
+pub mod ide;
 pub mod pci;
 pub mod power;
 pub mod reset;

@@ -11,6 +11,7 @@ use ferro_devices::debug_port::{self, DebugPort, DebugSink};
 use ferro_devices::dma::Dma;
 use ferro_devices::fw_cfg;
 use ferro_devices::i8042::I8042;
+use ferro_devices::ide::{IdeController, Position};
 use ferro_devices::pci::{
     ConfigPorts, HostBridge, IsaBridge, MsiSink, PciBus, PciFunction, PirqRouter, PowerFunction, SharedFunction,
 };
@@ -27,7 +28,7 @@ use crate::boot::AcpiBoard;
 use crate::boot_order::BootDevice;
 use crate::bus::{MachineBus, Shared, lock};
 use crate::control::{Control, Switch};
-use crate::description::{DiskDescription, MacAddress, VmDescription};
+use crate::description::{DiskDescription, DiskInterface, MacAddress, VmDescription};
 use crate::disk::StorageDisk;
 use crate::firmware::{Bootable, Firmware, Told, configure, set_up_cmos};
 use crate::layout::{self, Arena};
@@ -53,6 +54,7 @@ pub(crate) struct Board {
     pci: Arc<PciBus>,
     bridge: Shared<HostBridge>,
     power: Shared<PowerFunction>,
+    pub(crate) ide: Shared<IdeController>,
     map: Arc<MemoryMap>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
@@ -157,13 +159,47 @@ impl Slots {
         (slot, self.add(slot, 0, function))
     }
 
-    fn add_disk(&mut self, index: usize, disk: OpenDisk) -> Bootable {
-        let OpenDisk { description, storage } = disk;
-        let serial = description.serial.clone().unwrap_or_else(|| format!("disk{index}"));
-        let backend = StorageDisk::new(description.file, storage, description.read_only);
-        let (slot, _) = self.add_virtio(Block::new(Box::new(backend), &serial, description.queues));
-        Bootable { kind: BootDevice::Disk, path: format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0") }
+    /// Adds IDE with its disks and CD-ROM drives, and the virtio disks; says what can be booted from, in their order.
+    fn add_disks(&mut self, disks: Vec<OpenDisk>) -> (Shared<IdeController>, Vec<Bootable>) {
+        let lines = [layout::IDE_IRQ, layout::IDE_IRQ + 1].map(|irq| self.vm.line(irq));
+        let mut ide = IdeController::new(self.vm.memory().clone(), lines);
+        let mut bootable = vec![];
+        for (index, OpenDisk { description, storage }) in in_order_of_units(disks).into_iter().enumerate() {
+            let serial = description.serial.clone().unwrap_or_else(|| format!("disk{index}"));
+            let backend = Box::new(StorageDisk::new(description.file, storage, description.read_only));
+            if description.interface == DiskInterface::Virtio {
+                let (slot, _) = self.add_virtio(Block::new(backend, &serial, description.queues));
+                let path = format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0");
+                bootable.push(Bootable { kind: BootDevice::Disk, path });
+                continue;
+            }
+            let at = free_unit(&ide, description.unit, description.cdrom);
+            let kind = if description.cdrom {
+                ide.attach_cdrom(at, Some(backend), &serial);
+                BootDevice::Cdrom
+            } else {
+                ide.attach_disk(at, backend, &serial);
+                BootDevice::Disk
+            };
+            let path = format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", at.channel, at.unit);
+            bootable.push(Bootable { kind, path });
+        }
+        (self.add(layout::ISA_SLOT, 1, ide), bootable)
     }
+}
+
+/// Disks whose IDE unit is given come first, so that the others find what is free.
+fn in_order_of_units(mut disks: Vec<OpenDisk>) -> Vec<OpenDisk> {
+    disks.sort_by_key(|disk| disk.description.unit.is_none());
+    disks
+}
+
+/// The unit given, or the first free one; for CD-ROM drives from the secondary master on.
+fn free_unit(ide: &IdeController, given: Option<u8>, cdrom: bool) -> Position {
+    let from = if cdrom { 2 } else { 0 };
+    let free = |index: &u8| ide.unit(Position::from_index(*index)).is_none();
+    let index = given.or_else(|| (from..from + 4).find(free));
+    Position::from_index(index.expect("the description has four units at most"))
 }
 
 /// The chips at fixed ports, and the range of each.
@@ -266,10 +302,7 @@ impl Plan<'_> {
         slots.add(layout::ISA_SLOT, 0, IsaBridge::new(router));
         let power = PowerManagement::new(vm.line(layout::SCI), clock.clone(), switch());
         let power = slots.add(layout::ISA_SLOT, 3, PowerFunction::new(power));
-        let mut bootable = vec![];
-        for (index, disk) in disks.into_iter().enumerate() {
-            bootable.push(slots.add_disk(index, disk));
-        }
+        let (ide, bootable) = slots.add_disks(disks);
         let cards = nets.into_iter().map(|net| slots.add_virtio(Net::new(net.mac.0, net.sink)).1).collect();
         slots.add_virtio(Rng::new(entropy));
         slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
@@ -296,7 +329,7 @@ impl Plan<'_> {
             ports.add(range, configure(firmware, &told, vm.memory().clone()));
         }
         let bus = Arc::new(MachineBus::new(ports.0, pci.clone(), map.clone()));
-        Ok(Board { acpi: self.acpi(), bus, pci, bridge, power, map, serial, serial_out, rtc, cards })
+        Ok(Board { acpi: self.acpi(), bus, pci, bridge, power, ide, map, serial, serial_out, rtc, cards })
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) const SCI: u32 = 9;
 pub(crate) const KEYBOARD_IRQ: u32 = 1;
 /// The interrupt input of the mouse.
 pub(crate) const MOUSE_IRQ: u32 = 12;
+/// The interrupt input of the first IDE channel; that of the second follows.
+pub(crate) const IDE_IRQ: u32 = 14;
 /// The interrupt input of the first serial port.
 pub(crate) const COM1_IRQ: u32 = 4;
 /// The first serial port.
