@@ -12,4 +12,5 @@ pub mod power;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod vga;
 pub mod virtio;

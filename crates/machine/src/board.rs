@@ -19,6 +19,7 @@ use ferro_devices::power::PowerManagement;
 use ferro_devices::reset::{self, PortA, ResetControl};
 use ferro_devices::rtc::{Rtc, WallClock};
 use ferro_devices::serial::Uart16550;
+use ferro_devices::vga::{self, Vga, VideoMemory};
 use ferro_devices::virtio::{Balloon, Block, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice, VirtioPci};
 use ferro_guest::{BusDevice, Clock, GuestMemory};
 use ferro_hypervisor::{Vm, VmClock};
@@ -32,7 +33,7 @@ use crate::description::{DiskDescription, DiskInterface, MacAddress, VmDescripti
 use crate::disk::StorageDisk;
 use crate::firmware::{Bootable, Firmware, Told, configure, set_up_cmos};
 use crate::layout::{self, Arena};
-use crate::memory_map::MemoryMap;
+use crate::memory_map::{MemoryMap, VideoWindow};
 use crate::serial::{Outgoing, Sender};
 
 /// A disk as the board gets it: described, and opened.
@@ -55,6 +56,7 @@ pub(crate) struct Board {
     bridge: Shared<HostBridge>,
     power: Shared<PowerFunction>,
     pub(crate) ide: Shared<IdeController>,
+    pub(crate) vga: Option<Shared<Vga>>,
     map: Arc<MemoryMap>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
@@ -287,6 +289,17 @@ impl Plan<'_> {
         })
     }
 
+    fn add_vga(&self, slots: &mut Slots) -> Option<Shared<Vga>> {
+        let Arena { video, .. } = self.arena;
+        // KVM doesn't tell of the CPUs' writes.
+        let logged = self.vm.accelerator() != "kvm";
+        let memory = || {
+            let memory = self.vm.memory().clone();
+            VideoMemory::new(memory, self.arena.video_offset() as usize, video as usize, logged)
+        };
+        (video > 0).then(|| slots.add(layout::VGA_SLOT, 0, Vga::new(memory())))
+    }
+
     /// Wires everything.
     ///
     /// # Errors
@@ -306,7 +319,13 @@ impl Plan<'_> {
         let cards = nets.into_iter().map(|net| slots.add_virtio(Net::new(net.mac.0, net.sink)).1).collect();
         slots.add_virtio(Rng::new(entropy));
         slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
-        let map = MemoryMap::new(vm.clone(), self.arena, bridge.clone(), None);
+        let vga = self.add_vga(&mut slots);
+        let window = vga.clone().map(|function| VideoWindow {
+            number: layout::VGA_SLOT << 3,
+            function,
+            bar: vga::FRAMEBUFFER_BAR,
+        });
+        let map = MemoryMap::new(vm.clone(), self.arena, bridge.clone(), window);
         let pci = Arc::new(PciBus::new(slots.functions));
         pci.observe(map.clone());
 
@@ -329,7 +348,7 @@ impl Plan<'_> {
             ports.add(range, configure(firmware, &told, vm.memory().clone()));
         }
         let bus = Arc::new(MachineBus::new(ports.0, pci.clone(), map.clone()));
-        Ok(Board { acpi: self.acpi(), bus, pci, bridge, power, ide, map, serial, serial_out, rtc, cards })
+        Ok(Board { acpi: self.acpi(), bus, pci, bridge, power, ide, vga, map, serial, serial_out, rtc, cards })
     }
 }
 

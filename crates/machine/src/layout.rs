@@ -31,6 +31,8 @@ pub(crate) const LOCAL_APIC: u32 = 0xfee0_0000;
 
 /// The PCI slot of the ISA bridge and the functions that share its chip.
 pub(crate) const ISA_SLOT: u8 = 1;
+/// Bytes of video memory.
+pub(crate) const VIDEO_MEMORY: u64 = 16 << 20;
 /// The PCI slot of the VGA.
 pub(crate) const VGA_SLOT: u8 = 2;
 /// Devices that a description adds are in this slot and those after it.

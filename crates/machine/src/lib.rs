@@ -11,6 +11,7 @@ mod description;
 mod disk;
 mod firmware;
 mod gdb;
+mod handle;
 mod layout;
 mod memory_map;
 mod network;
@@ -26,5 +27,8 @@ pub use description::{
     Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, GdbAddress, MacAddress, MemorySize,
     NetBackend, NetDescription, SerialTarget, VmDescription,
 };
+pub use ferro_devices::ide::{MediumState, TrayError};
+pub use ferro_devices::vga::{Rect, Surface};
 pub use firmware::FirmwareError;
-pub use run::{Outcome, RunError, run};
+pub use handle::{Handle, Screen};
+pub use run::{Outcome, RunError, run, run_with};

@@ -21,7 +21,8 @@ use crate::description::{
 };
 use crate::firmware::{Firmware, FirmwareError};
 use crate::gdb::Stub;
-use crate::layout::Arena;
+use crate::handle::{Handle, Screen};
+use crate::layout::{self, Arena};
 use crate::network::{self, TapSink};
 use crate::serial;
 use crate::terminal::RawTerminal;
@@ -126,7 +127,8 @@ impl BootSource {
     /// The host memory that the VM takes.
     fn arena(&self, description: &VmDescription) -> Arena {
         let rom = self.firmware().map_or(0, |firmware| firmware.image.len() as u64);
-        Arena { ram: description.memory.0, rom, video: 0 }
+        let video = if description.has_vga() { layout::VIDEO_MEMORY } else { 0 };
+        Arena { ram: description.memory.0, rom, video }
     }
 }
 
@@ -135,6 +137,18 @@ impl BootSource {
 /// # Errors
 /// Anything that keeps it from starting, before the guest has executed an instruction, and an accelerator that fails.
 pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<Outcome, RunError> {
+    run_with(description, disks, |_| {})
+}
+
+/// As [`run`]; `started` gets the handle to the VM just before its first instruction.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_with(
+    description: &VmDescription,
+    disks: Vec<Arc<dyn Storage>>,
+    started: impl FnOnce(Handle),
+) -> Result<Outcome, RunError> {
     description.check()?;
     let termination = ferro_sys::signals::Termination::catch().map_err(host("catch signals"))?;
     let source = BootSource::open(description)?;
@@ -170,6 +184,7 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
+    started(machine.handle());
     let _raw = (description.serial == SerialTarget::Stdio).then(RawTerminal::enter);
     std::thread::scope(|scope| {
         let threads: Vec<_> = vcpus
@@ -248,6 +263,11 @@ fn made_up_address(name: &str, index: usize) -> MacAddress {
 }
 
 impl Machine {
+    fn handle(&self) -> Handle {
+        let screen = self.board.vga.clone().map(Screen::new);
+        Handle { control: self.control.clone(), screen, ide: self.board.ide.clone() }
+    }
+
     /// Places kernel or firmware in memory and returns the registers with which it begins.
     fn boot_registers(&self) -> Result<Registers, BootError> {
         let memory = self.vm.memory();
