@@ -9,8 +9,8 @@ use ferro_block::image::{ImageSpec, OpenMode, Secrets};
 use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
 use ferro_block::{FileOptions, FileStorage, Storage};
 use ferro_machine::{
-    Accelerator, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, NetDescription, Outcome, SerialTarget,
-    VmDescription,
+    Accelerator, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, NetDescription, Outcome,
+    SerialTarget, VmDescription,
 };
 
 use crate::exit;

@@ -6,8 +6,8 @@ mod atapi;
 mod bus_master;
 mod channel;
 mod controller;
-mod disk;
 mod disc;
+mod disk;
 mod identify;
 mod unit;
 

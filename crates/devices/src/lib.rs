@@ -9,6 +9,7 @@ pub mod i8042;
 pub mod ide;
 pub mod pci;
 pub mod power;
+pub mod ps2;
 pub mod reset;
 pub mod rtc;
 pub mod serial;

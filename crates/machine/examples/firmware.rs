@@ -19,7 +19,8 @@ fn main() {
         no_reboot: true,
         ..VmDescription::default()
     };
-    let image: Arc<dyn Storage> = Arc::new(FileStorage::open(std::path::Path::new(&arguments[1]), FileOptions::default()).expect("an image"));
+    let image: Arc<dyn Storage> =
+        Arc::new(FileStorage::open(std::path::Path::new(&arguments[1]), FileOptions::default()).expect("an image"));
     let seconds: u64 = arguments.get(3).map_or(5, |s| s.parse().expect("seconds"));
     let picture = arguments.get(4).cloned();
     let outcome = run_with(&description, vec![image], move |handle| {

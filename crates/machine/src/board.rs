@@ -57,6 +57,7 @@ pub(crate) struct Board {
     power: Shared<PowerFunction>,
     pub(crate) ide: Shared<IdeController>,
     pub(crate) vga: Option<Shared<Vga>>,
+    pub(crate) keyboard: Shared<I8042>,
     map: Arc<MemoryMap>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
@@ -339,7 +340,8 @@ impl Plan<'_> {
         let rtc = ports.add(0x70..0x72, Rtc::new(vm.line(layout::RTC_IRQ), clock, wall));
         set_up_cmos(&mut lock(&rtc), self.arena.ram, self.description.cpus, &self.description.boot);
         // Its data port, and four above it its command port; what is between belongs to others.
-        let keyboard = ports.add(0x60..0x61, I8042::new(switch()));
+        let [key_line, mouse_line] = [layout::KEYBOARD_IRQ, layout::MOUSE_IRQ].map(|irq| vm.line(irq));
+        let keyboard = ports.add(0x60..0x61, I8042::new(switch(), key_line, mouse_line));
         ports.add_part(0x64..0x65, &keyboard, 4);
         if let Some(firmware) = self.firmware {
             let order = &self.description.boot;
@@ -348,7 +350,21 @@ impl Plan<'_> {
             ports.add(range, configure(firmware, &told, vm.memory().clone()));
         }
         let bus = Arc::new(MachineBus::new(ports.0, pci.clone(), map.clone()));
-        Ok(Board { acpi: self.acpi(), bus, pci, bridge, power, ide, vga, map, serial, serial_out, rtc, cards })
+        Ok(Board {
+            acpi: self.acpi(),
+            bus,
+            pci,
+            bridge,
+            power,
+            ide,
+            vga,
+            keyboard,
+            map,
+            serial,
+            serial_out,
+            rtc,
+            cards,
+        })
     }
 }
 
@@ -356,6 +372,7 @@ impl Board {
     /// Every chip's state after power-on, and with it the memory map.
     pub(crate) fn reset(&self) {
         self.pci.reset();
+        lock(&self.keyboard).reset();
         self.map.update();
     }
 

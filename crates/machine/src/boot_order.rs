@@ -48,7 +48,8 @@ impl FromStr for BootOrder {
 
     /// `[cdrom][,disk][,menu=on][,menu-wait=MS]`, or QEMU's `[order=]dc[,menu=on][,splash-time=MS]`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = |value: &str, problem: &str| Err(DescriptionError { value: value.into(), problem: problem.into() });
+        let refuse =
+            |value: &str, problem: &str| Err(DescriptionError { value: value.into(), problem: problem.into() });
         let mut order = Self { devices: vec![], ..Self::default() };
         for part in text.split(',') {
             match part.split_once('=').unwrap_or(("order", part)) {

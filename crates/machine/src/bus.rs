@@ -26,11 +26,7 @@ pub(crate) struct MachineBus {
 
 impl MachineBus {
     /// A bus with these devices at their ports, and a PCI bus; writes under the firmware's ROM go to `map`.
-    pub(crate) fn new(
-        ports: Vec<(Range<u64>, Shared<dyn BusDevice>)>,
-        pci: Arc<PciBus>,
-        map: Arc<MemoryMap>,
-    ) -> Self {
+    pub(crate) fn new(ports: Vec<(Range<u64>, Shared<dyn BusDevice>)>, pci: Arc<PciBus>, map: Arc<MemoryMap>) -> Self {
         Self { ports, pci, map }
     }
 

@@ -221,7 +221,12 @@ impl FromStr for DiskDescription {
                         _ => return refuse(value, "a disk has 1 to 16 queues"),
                     };
                 }
-                _ => return refuse(key, "a disk's options are format, if, unit, media, readonly, snapshot, serial and queues"),
+                _ => {
+                    return refuse(
+                        key,
+                        "a disk's options are format, if, unit, media, readonly, snapshot, serial and queues",
+                    );
+                }
             }
         }
         Ok(disk)
@@ -453,7 +458,10 @@ impl VmDescription {
             return refuse("", "--initrd and --append go with --kernel, which is missing");
         }
         if self.kernel.is_none() && self.disks.is_empty() {
-            return refuse("", "there is nothing to boot: give a kernel (--kernel), a disk (--disk) or a CD-ROM (--cdrom)");
+            return refuse(
+                "",
+                "there is nothing to boot: give a kernel (--kernel), a disk (--disk) or a CD-ROM (--cdrom)",
+            );
         }
         if let Some(firmware) = self.firmware.as_ref().filter(|_| self.kernel.is_some()) {
             let problem = "a kernel (--kernel) is booted without firmware: leave --firmware away";

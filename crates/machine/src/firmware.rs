@@ -24,7 +24,9 @@ const SIZES: std::ops::RangeInclusive<usize> = 0x1_0000..=0x10_0000;
 #[derive(Debug, thiserror::Error)]
 pub enum FirmwareError {
     /// None was given, and none is where it usually is.
-    #[error("there is no PC firmware in /usr/share/seabios or /usr/share/qemu: install the package seabios, or give one with --firmware FILE")]
+    #[error(
+        "there is no PC firmware in /usr/share/seabios or /usr/share/qemu: install the package seabios, or give one with --firmware FILE"
+    )]
     Missing,
     /// It can't be read.
     #[error("cannot read the firmware {path}: {source}; install the package seabios, or give another with --firmware FILE", path = path.display())]

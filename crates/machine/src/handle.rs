@@ -1,10 +1,12 @@
-//! What others reach of a VM while it runs: its screen, its CD-ROM drives, and its end. A monitor, a VNC server and tests
+//! What others reach of a VM while it runs: its screen, keyboard and mouse, its CD-ROM drives, and its end. A monitor, a VNC server and tests
 //! work through it.
 
 use std::sync::{Arc, Mutex};
 
 use ferro_block::Storage;
+use ferro_devices::i8042::I8042;
 use ferro_devices::ide::{IdeController, MediumState, Position, TrayError};
+use ferro_devices::ps2::{Buttons, Key};
 use ferro_devices::vga::{Rect, Surface, Vga};
 
 use crate::bus::{Shared, lock};
@@ -16,6 +18,7 @@ use crate::disk::StorageDisk;
 pub struct Handle {
     pub(crate) control: Arc<Control>,
     pub(crate) screen: Option<Screen>,
+    pub(crate) keyboard: Shared<I8042>,
     pub(crate) ide: Shared<IdeController>,
 }
 
@@ -33,6 +36,22 @@ impl Handle {
     /// Its screen, if it has one.
     pub fn screen(&self) -> Option<&Screen> {
         self.screen.as_ref()
+    }
+
+    /// A key goes down or up; a key that is held is pressed again and again. Returns whether the keyboard had room for it:
+    /// a guest that doesn't read loses keys.
+    pub fn key(&self, key: Key, down: bool) -> bool {
+        lock(&self.keyboard).key(key, down)
+    }
+
+    /// The mouse moves to the right and up by so many counts, its wheel towards its user, with these buttons down.
+    pub fn move_mouse(&self, dx: i32, dy: i32, wheel: i32, buttons: Buttons) {
+        lock(&self.keyboard).move_mouse(dx, dy, wheel, buttons);
+    }
+
+    /// The keyboard's lamps: scroll lock (bit 0), num lock (1) and caps lock (2).
+    pub fn lamps(&self) -> u8 {
+        lock(&self.keyboard).lamps()
     }
 
     /// The state of a CD-ROM drive, by its IDE unit (0 to 3).

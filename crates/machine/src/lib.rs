@@ -28,6 +28,7 @@ pub use description::{
     NetBackend, NetDescription, SerialTarget, VmDescription,
 };
 pub use ferro_devices::ide::{MediumState, TrayError};
+pub use ferro_devices::ps2::{Buttons, Key};
 pub use ferro_devices::vga::{Rect, Surface};
 pub use firmware::FirmwareError;
 pub use handle::{Handle, Screen};

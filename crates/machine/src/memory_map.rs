@@ -55,7 +55,8 @@ impl MemoryMap {
 
     /// Takes a write that found no memory; whether it went to RAM that is only written there, under the ROM.
     pub(crate) fn write_under_rom(&self, address: u64, size: u8, value: u64) -> bool {
-        let Some(index) = SEGMENTS.iter().position(|segment| (segment.start..segment.start + segment.len).contains(&address))
+        let Some(index) =
+            SEGMENTS.iter().position(|segment| (segment.start..segment.start + segment.len).contains(&address))
         else {
             return false;
         };

@@ -265,7 +265,8 @@ fn made_up_address(name: &str, index: usize) -> MacAddress {
 impl Machine {
     fn handle(&self) -> Handle {
         let screen = self.board.vga.clone().map(Screen::new);
-        Handle { control: self.control.clone(), screen, ide: self.board.ide.clone() }
+        let (keyboard, ide) = (self.board.keyboard.clone(), self.board.ide.clone());
+        Handle { control: self.control.clone(), screen, keyboard, ide }
     }
 
     /// Places kernel or firmware in memory and returns the registers with which it begins.

@@ -155,8 +155,7 @@ impl Regions<'_> {
             let Some(region) = self.advance() else { return false };
             let len = region.len.min(buffer.len() - done);
             let part = &mut buffer[done..done + len];
-            let moved =
-                if to_memory { memory.write(region.address, part) } else { memory.read(region.address, part) };
+            let moved = if to_memory { memory.write(region.address, part) } else { memory.read(region.address, part) };
             if moved != len {
                 return false;
             }

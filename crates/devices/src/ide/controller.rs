@@ -136,7 +136,12 @@ impl PciFunction for IdeController {
             timing & 0x80 != 0
         });
         let windows = windows.flat_map(|(_, (command, control, bar))| {
-            [(command, 8, bar), (control, 1, bar + 1)].map(|(start, len, bar)| FixedWindow { start, len, io: true, bar })
+            [(command, 8, bar), (control, 1, bar + 1)].map(|(start, len, bar)| FixedWindow {
+                start,
+                len,
+                io: true,
+                bar,
+            })
         });
         windows.collect()
     }

@@ -99,8 +99,7 @@ impl AtaDisk {
             0xc6 => self.set_multiple(port),
             0xef => self.set_features(port),
             0x91 => {
-                self.geometry =
-                    Geometry { heads: (port.registers.device & 15) + 1, sectors: port.registers.count.now };
+                self.geometry = Geometry { heads: (port.registers.device & 15) + 1, sectors: port.registers.count.now };
                 port.finish();
             }
             0xe7 | 0xea => match self.disk.flush() {

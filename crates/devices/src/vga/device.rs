@@ -1,12 +1,12 @@
 //! The VGA as a PCI function: its windows and ports, and the picture that it makes.
 
+use super::graphics;
 use super::memory::VideoMemory;
 use super::planes::Planes;
 use super::registers::{self, Registers};
 use super::surface::{Rect, Surface};
 use super::text::{self, TextRenderer};
 use super::vbe::{Effect, Mode, Vbe};
-use super::graphics;
 use crate::pci::{BarKind, ConfigSpace, FixedWindow, Identity, PciFunction};
 
 /// The register of the linear framebuffer's window, which is memory that the board maps.

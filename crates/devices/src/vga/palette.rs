@@ -34,7 +34,13 @@ impl Palette {
     pub(super) fn read(&mut self, port: u16) -> u8 {
         match port {
             0x3c6 => self.mask,
-            0x3c7 => if self.reading { 3 } else { 0 },
+            0x3c7 => {
+                if self.reading {
+                    3
+                } else {
+                    0
+                }
+            }
             0x3c8 => self.write_index,
             _ => {
                 let value = self.entries[usize::from(self.read_index)][self.component];

@@ -9,8 +9,8 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml};
-use ferro_devices::{power, reset};
 use ferro_devices::pci::PirqRouter;
+use ferro_devices::{power, reset};
 use ferro_guest::GuestMemory;
 
 use crate::layout;
@@ -94,8 +94,7 @@ pub(super) fn tables(board: AcpiBoard, base: u64) -> Tables {
         pointer(xsdt, 36, 8),
         pointer(xsdt, 44, 8),
     ];
-    let summed =
-        vec![(within(fadt), fadt_bytes.as_slice().len() as u32), (within(xsdt), xsdt_bytes.len() as u32)];
+    let summed = vec![(within(fadt), fadt_bytes.as_slice().len() as u32), (within(xsdt), xsdt_bytes.len() as u32)];
     Tables { bytes: shelf.bytes, pointers, summed, root }
 }
 
@@ -263,8 +262,7 @@ fn pci_bus(body: &mut Vec<u8>) {
     let mouse_resources = Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&mouse_interrupt]));
     let mouse = Device::new(Path::new("MOU_"), vec![&mouse_hid, &mouse_resources]);
 
-    let children: Vec<&dyn Aml> =
-        vec![&hid, &adr, &uid, &resources, &routing, &serial, &clock, &keyboard, &mouse];
+    let children: Vec<&dyn Aml> = vec![&hid, &adr, &uid, &resources, &routing, &serial, &clock, &keyboard, &mouse];
     let bus = Device::new(Path::new("PCI0"), children);
     Scope::new(Path::new("\\_SB_"), vec![&bus]).to_aml_bytes(body);
 }
