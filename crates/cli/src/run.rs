@@ -9,8 +9,8 @@ use ferro_block::image::{ImageSpec, OpenMode, Secrets};
 use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
 use ferro_block::{FileOptions, FileStorage, Storage};
 use ferro_machine::{
-    Accelerator, ClockSource, DiskDescription, GdbAddress, MemorySize, NetDescription, Outcome, SerialTarget,
-    VmDescription,
+    Accelerator, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, NetDescription, Outcome,
+    SerialTarget, VmDescription,
 };
 
 use crate::exit;
@@ -45,9 +45,21 @@ pub(crate) struct RunArgs {
     /// The kernel's command line
     #[arg(long, value_name = "TEXT")]
     append: Option<String>,
-    /// A disk: FILE[,format=F][,if=virtio][,readonly=on][,snapshot=on][,serial=S][,queues=N]
+    /// PC firmware to boot through where there is no kernel [default: SeaBIOS, where distributions put it]
+    #[arg(long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
+    /// From what firmware boots: cdrom,disk[,menu=on][,menu-wait=MS] [default: disk,cdrom]
+    #[arg(long, value_name = "ORDER")]
+    boot: Option<BootOrder>,
+    /// Whether there is a VGA: on or off [default: on with firmware, off with --kernel]
+    #[arg(long, value_name = "ON|OFF", value_parser = clap::builder::BoolishValueParser::new())]
+    vga: Option<bool>,
+    /// A disk: FILE[,format=F][,if=virtio|ide][,unit=N][,readonly=on][,snapshot=on][,serial=S][,queues=N]
     #[arg(long = "disk", value_name = "FILE[,…]")]
     disks: Vec<DiskDescription>,
+    /// A CD-ROM drive with the image of a disc in it
+    #[arg(long = "cdrom", value_name = "FILE")]
+    cdroms: Vec<String>,
     /// A network card: tap=NAME[,mac=A][,model=virtio]
     #[arg(long = "net", value_name = "tap=NAME[,…]")]
     nets: Vec<NetDescription>,
@@ -92,7 +104,11 @@ impl RunArgs {
         set(&mut vm.console, self.console);
         vm.kernel = self.kernel.or(vm.kernel);
         vm.initrd = self.initrd.or(vm.initrd);
+        vm.firmware = self.firmware.or(vm.firmware);
+        set(&mut vm.boot, self.boot);
+        vm.vga = self.vga.or(vm.vga);
         vm.disks.extend(self.disks);
+        vm.disks.extend(self.cdroms.into_iter().map(DiskDescription::cdrom));
         vm.nets.extend(self.nets);
         vm.gdb = self.gdb.or(vm.gdb);
         vm.paused |= self.paused;

@@ -2,9 +2,16 @@
 //! a serial output) and those of `ferro-guest` (memory, interrupt line, clock). Nothing here knows the host's operating
 //! system, an image format, or on which board a chip sits.
 
+pub mod debug_port;
+pub mod dma;
+pub mod fw_cfg;
 pub mod i8042;
+pub mod ide;
 pub mod pci;
 pub mod power;
+pub mod ps2;
+pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod vga;
 pub mod virtio;

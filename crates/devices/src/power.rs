@@ -1,5 +1,5 @@
 //! Power management registers as ACPI's fixed hardware defines them (ACPI 6.5, section 4.8): PM1 event and control block,
-//! the PM timer, a reset register, and the power button. Laid out for one block of 16 ports.
+//! the PM timer and the power button. Laid out for one block of 16 ports, as the PIIX4 has them.
 
 use std::sync::Arc;
 
@@ -10,8 +10,6 @@ use ferro_guest::{BusDevice, Clock, InterruptLine};
 pub enum PowerRequest {
     /// Soft-off (S5).
     Off,
-    /// A reset.
-    Reset,
 }
 
 /// Takes the guest's requests.
@@ -26,10 +24,6 @@ pub const PM1_EVENT: u16 = 0;
 pub const PM1_CONTROL: u16 = 4;
 /// Offset of the PM timer.
 pub const PM_TIMER: u16 = 8;
-/// Offset of the reset register; writing [`RESET_VALUE`] resets.
-pub const RESET: u16 = 12;
-/// See [`RESET`].
-pub const RESET_VALUE: u8 = 1;
 /// The sleep type of S5, as the DSDT's `_S5_` package has to give it.
 pub const SLEEP_TYPE_S5: u8 = 5;
 
@@ -57,6 +51,12 @@ impl PowerManagement {
     /// Somebody presses the power button.
     pub fn press_power_button(&mut self) {
         self.status |= POWER_BUTTON;
+        self.update();
+    }
+
+    /// The state after power-on.
+    pub fn reset(&mut self) {
+        (self.status, self.enable, self.control) = (0, 0, SCI_ENABLED);
         self.update();
     }
 
@@ -107,7 +107,6 @@ impl BusDevice for PowerManagement {
             5 if value & 0x20 != 0 && value >> 2 & 7 == u64::from(SLEEP_TYPE_S5) => {
                 self.switch.request(PowerRequest::Off);
             }
-            RESET if value as u8 == RESET_VALUE => self.switch.request(PowerRequest::Reset),
             _ => {}
         }
         self.update();
@@ -140,14 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn sleeping_in_s5_powers_off_and_the_reset_register_resets() {
+    fn sleeping_in_s5_powers_off() {
         let requests = Requests::default();
         let mut power = PowerManagement::new(Arc::new(NoInterrupt), Arc::new(Still), Box::new(requests.clone()));
         power.write(4, 2, 1 << 13);
         assert!(requests.0.lock().unwrap().is_empty());
         power.write(4, 2, 1 << 13 | 5 << 10);
-        power.write(12, 1, 1);
-        assert_eq!(*requests.0.lock().unwrap(), [PowerRequest::Off, PowerRequest::Reset]);
+        assert_eq!(*requests.0.lock().unwrap(), [PowerRequest::Off]);
         assert_eq!(power.read(8, 4), 3_579_545);
     }
 

@@ -7,22 +7,35 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ferro_block::Storage;
+use ferro_devices::debug_port::{self, DebugPort, DebugSink};
+use ferro_devices::dma::Dma;
+use ferro_devices::fw_cfg;
 use ferro_devices::i8042::I8042;
-use ferro_devices::pci::{ConfigPorts, HostBridge, IsaBridge, MsiSink, PciBus, SharedFunction};
+use ferro_devices::ide::{IdeController, Position};
+use ferro_devices::pci::{
+    ConfigPorts, HostBridge, IsaBridge, MsiSink, PciBus, PciFunction, PirqRouter, PowerFunction, SharedFunction,
+};
 use ferro_devices::power::PowerManagement;
+use ferro_devices::reset::{self, PortA, ResetControl};
 use ferro_devices::rtc::{Rtc, WallClock};
 use ferro_devices::serial::Uart16550;
+use ferro_devices::vga::{self, Vga, VideoMemory};
 use ferro_devices::virtio::{
     Balloon, Block, Console, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice, VirtioPci,
 };
 use ferro_guest::{BusDevice, Clock, GuestMemory};
 use ferro_hypervisor::{Vm, VmClock};
+use tracing::debug;
 
+use crate::boot::AcpiBoard;
+use crate::boot_order::BootDevice;
 use crate::bus::{MachineBus, Shared, lock};
 use crate::control::{Control, Switch};
-use crate::description::{DiskDescription, MacAddress};
+use crate::description::{DiskDescription, DiskInterface, MacAddress, SerialTarget, VmDescription};
 use crate::disk::StorageDisk;
-use crate::layout;
+use crate::firmware::{Bootable, Firmware, Told, configure, set_up_cmos};
+use crate::layout::{self, Arena};
+use crate::memory_map::{MemoryMap, VideoWindow};
 use crate::serial::{Outgoing, Sender};
 
 /// A disk as the board gets it: described, and opened.
@@ -39,8 +52,15 @@ pub(crate) struct OpenNet {
 
 /// The parts of a board that others reach after it is built.
 pub(crate) struct Board {
+    pub(crate) acpi: AcpiBoard,
     pub(crate) bus: Arc<MachineBus>,
     pub(crate) pci: Arc<PciBus>,
+    bridge: Shared<HostBridge>,
+    power: Shared<PowerFunction>,
+    pub(crate) ide: Shared<IdeController>,
+    pub(crate) vga: Option<Shared<Vga>>,
+    pub(crate) keyboard: Shared<I8042>,
+    map: Arc<MemoryMap>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
     pub(crate) console: Option<(Shared<VirtioPci<Console>>, Arc<Outgoing>)>,
@@ -116,36 +136,78 @@ impl MemoryReturn for FreePages {
     }
 }
 
-/// Collects PCI functions in slot order.
+/// PCI functions with their places and interrupts.
 struct Slots {
     vm: Arc<dyn Vm>,
+    router: Arc<PirqRouter>,
     functions: Vec<(u8, SharedFunction)>,
     next: u8,
 }
 
 impl Slots {
-    fn add(&mut self, slot: u8, function: SharedFunction) {
-        self.functions.push((slot << 3, function));
+    fn new(vm: &Arc<dyn Vm>) -> Self {
+        let direct = std::array::from_fn(|wire| vm.line(layout::PCI_IRQ + wire as u32));
+        let router = PirqRouter::new(direct, std::array::from_fn(|irq| vm.line(irq as u32)));
+        Self { vm: vm.clone(), router, functions: vec![], next: layout::FIRST_FREE_SLOT }
     }
 
-    fn add_virtio<D: VirtioDevice + 'static>(&mut self, device: D) -> Shared<VirtioPci<D>> {
+    fn add<F: PciFunction + 'static>(&mut self, slot: u8, function: u8, device: F) -> Shared<F> {
+        let device = Arc::new(Mutex::new(device));
+        self.functions.push((slot << 3 | function, device.clone()));
+        device
+    }
+
+    fn add_virtio<D: VirtioDevice + 'static>(&mut self, device: D) -> (u8, Shared<VirtioPci<D>>) {
         let slot = self.next;
         self.next += 1;
-        let gsi = layout::pci_interrupt(slot);
         let sink = Arc::new(Messages(self.vm.clone()));
-        let mut function = VirtioPci::new(device, self.vm.memory().clone(), sink, self.vm.line(gsi));
-        ferro_devices::pci::PciFunction::config_mut(&mut function).set_interrupt_line(gsi as u8);
-        let function = Arc::new(Mutex::new(function));
-        self.add(slot, function.clone());
-        function
+        let line = self.router.line(slot, 0);
+        let mut function = VirtioPci::new(device, self.vm.memory().clone(), sink, line);
+        function.config_mut().set_interrupt_line((layout::PCI_IRQ + PirqRouter::wire(slot, 0) as u32) as u8);
+        (slot, self.add(slot, 0, function))
+    }
+
+    /// Adds IDE with its disks and CD-ROM drives, and the virtio disks; says what can be booted from, in their order.
+    fn add_disks(&mut self, disks: Vec<OpenDisk>) -> (Shared<IdeController>, Vec<Bootable>) {
+        let lines = [layout::IDE_IRQ, layout::IDE_IRQ + 1].map(|irq| self.vm.line(irq));
+        let mut ide = IdeController::new(self.vm.memory().clone(), lines);
+        let mut bootable = vec![];
+        for (index, OpenDisk { description, storage }) in in_order_of_units(disks).into_iter().enumerate() {
+            let serial = description.serial.clone().unwrap_or_else(|| format!("disk{index}"));
+            let backend = Box::new(StorageDisk::new(description.file, storage, description.read_only));
+            if description.interface == DiskInterface::Virtio {
+                let (slot, _) = self.add_virtio(Block::new(backend, &serial, description.queues));
+                let path = format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0");
+                bootable.push(Bootable { kind: BootDevice::Disk, path });
+                continue;
+            }
+            let at = free_unit(&ide, description.unit, description.cdrom);
+            let kind = if description.cdrom {
+                ide.attach_cdrom(at, Some(backend), &serial);
+                BootDevice::Cdrom
+            } else {
+                ide.attach_disk(at, backend, &serial);
+                BootDevice::Disk
+            };
+            let path = format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", at.channel, at.unit);
+            bootable.push(Bootable { kind, path });
+        }
+        (self.add(layout::ISA_SLOT, 1, ide), bootable)
     }
 }
 
-fn virtio_disk(slots: &mut Slots, index: usize, disk: OpenDisk) {
-    let OpenDisk { description, storage } = disk;
-    let serial = description.serial.clone().unwrap_or_else(|| format!("disk{index}"));
-    let backend = StorageDisk::new(description.file, storage, description.read_only);
-    slots.add_virtio(Block::new(Box::new(backend), &serial, description.queues));
+/// Disks whose IDE unit is given come first, so that the others find what is free.
+fn in_order_of_units(mut disks: Vec<OpenDisk>) -> Vec<OpenDisk> {
+    disks.sort_by_key(|disk| disk.description.unit.is_none());
+    disks
+}
+
+/// The unit given, or the first free one; for CD-ROM drives from the secondary master on.
+fn free_unit(ide: &IdeController, given: Option<u8>, cdrom: bool) -> Position {
+    let from = if cdrom { 2 } else { 0 };
+    let free = |index: &u8| ide.unit(Position::from_index(*index)).is_none();
+    let index = given.or_else(|| (from..from + 4).find(free));
+    Position::from_index(index.expect("the description has four units at most"))
 }
 
 /// The chips at fixed ports, and the range of each.
@@ -157,68 +219,181 @@ impl Ports {
         self.0.push((range, device.clone()));
         device
     }
+
+    /// Another range of a chip's ports: it sees their numbers from `base` on.
+    fn add_part<D: BusDevice + 'static>(&mut self, range: Range<u64>, device: &Shared<D>, base: u64) {
+        self.0.push((range, Arc::new(Mutex::new(Part { device: device.clone(), base }))));
+    }
+
+    /// What resets a PC and what firmware probes for.
+    fn add_legacy(&mut self, control: &Arc<Control>) {
+        let switch = || Box::new(Switch(control.clone()));
+        self.add(port(reset::PORT_A), PortA::new(switch()));
+        // Before the configuration ports, in whose range it is.
+        self.add(port(reset::RESET_CONTROL), ResetControl::new(switch()));
+        let dma = Arc::new(Mutex::new(Dma::default()));
+        for range in Dma::PORTS {
+            let base = range.start;
+            self.add_part(range, &dma, base);
+        }
+        self.add(port(debug_port::PORT), DebugPort::new(Box::new(FirmwareLog)));
+    }
 }
 
-/// The keyboard controller's command port.
-struct CommandPort(Shared<I8042>);
+/// The range of one port.
+fn port(number: u16) -> Range<u64> {
+    u64::from(number)..u64::from(number) + 1
+}
 
-impl BusDevice for CommandPort {
+/// A part of a chip's ports.
+struct Part<D> {
+    device: Shared<D>,
+    base: u64,
+}
+
+impl<D: BusDevice> BusDevice for Part<D> {
     fn read(&mut self, offset: u64, size: u8) -> u64 {
-        lock(&self.0).read(offset + 4, size)
+        lock(&self.device).read(self.base + offset, size)
     }
 
     fn write(&mut self, offset: u64, size: u8, value: u64) {
-        lock(&self.0).write(offset + 4, size, value);
+        lock(&self.device).write(self.base + offset, size, value);
     }
 }
 
-/// Wires everything.
-///
-/// # Errors
-/// No random numbers from the host.
-pub(crate) fn build(
-    vm: &Arc<dyn Vm>,
-    control: &Arc<Control>,
-    disks: Vec<OpenDisk>,
-    nets: Vec<OpenNet>,
-    has_console: bool,
-) -> std::io::Result<Board> {
-    let clock: Arc<dyn Clock> = vm.clock().clone();
-    let repeats = matches!(**vm.clock(), VmClock::Instructions(_));
-    let (wall, entropy): (Box<dyn WallClock>, Box<dyn Entropy>) = if repeats {
-        (Box::new(RepeatingTime(clock.clone())), Box::new(RepeatingEntropy(0)))
-    } else {
-        (Box::new(HostTime), Box::new(HostEntropy(File::open("/dev/urandom")?)))
-    };
-    let mut slots = Slots { vm: vm.clone(), functions: vec![], next: 2 };
-    slots.add(0, Arc::new(Mutex::new(HostBridge::default())));
-    slots.add(1, Arc::new(Mutex::new(IsaBridge::default())));
-    for (index, disk) in disks.into_iter().enumerate() {
-        virtio_disk(&mut slots, index, disk);
-    }
-    let cards = nets.into_iter().map(|net| slots.add_virtio(Net::new(net.mac.0, net.sink))).collect();
-    let busy = slots.functions[2..].iter().map(|(number, _)| *number).collect();
-    let console = has_console.then(|| {
-        let outgoing = Arc::new(Outgoing::default());
-        (slots.add_virtio(Console::new(Box::new(Sender(outgoing.clone())))), outgoing)
-    });
-    slots.add_virtio(Rng::new(entropy));
-    slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
-    let pci = Arc::new(PciBus::new(slots.functions));
+/// What firmware says while it works.
+struct FirmwareLog;
 
-    let mut ports = Ports(vec![]);
-    let serial_out = Arc::new(Outgoing::default());
-    let sender = Box::new(Sender(serial_out.clone()));
-    let serial_ports = layout::COM1_PORT..layout::COM1_PORT + 8;
-    let serial = ports.add(serial_ports, Uart16550::new(vm.line(layout::COM1_IRQ), sender));
-    ports.add(0xcf8..0xd00, ConfigPorts::new(pci.clone()));
-    let power_ports = u64::from(layout::POWER_PORTS)..u64::from(layout::POWER_PORTS) + 16;
-    let switch = Box::new(Switch(control.clone()));
-    ports.add(power_ports, PowerManagement::new(vm.line(layout::SCI), clock.clone(), switch));
-    let rtc = ports.add(0x70..0x72, Rtc::new(vm.line(layout::RTC_IRQ), clock, wall));
-    // Its data port, and four above it its command port; what is between belongs to others.
-    let keyboard = ports.add(0x60..0x61, I8042::new(Box::new(Switch(control.clone()))));
-    ports.0.push((0x64..0x65, Arc::new(Mutex::new(CommandPort(keyboard)))));
-    let bus = Arc::new(MachineBus::new(ports.0, pci.clone()));
-    Ok(Board { bus, pci, serial, serial_out, console, rtc, cards, busy })
+impl DebugSink for FirmwareLog {
+    fn line(&mut self, text: &str) {
+        debug!(target: "firmware", "{text}");
+    }
+}
+
+/// What the board is built from.
+pub(crate) struct Plan<'a> {
+    pub(crate) vm: &'a Arc<dyn Vm>,
+    pub(crate) control: &'a Arc<Control>,
+    pub(crate) description: &'a VmDescription,
+    pub(crate) arena: Arena,
+    pub(crate) firmware: Option<&'a Firmware>,
+}
+
+impl Plan<'_> {
+    /// What the ACPI tables say of the board.
+    fn acpi(&self) -> AcpiBoard {
+        AcpiBoard { vcpus: self.description.cpus, vga: self.description.has_vga() }
+    }
+
+    /// The time of day, and random numbers.
+    fn surroundings(&self) -> std::io::Result<(Box<dyn WallClock>, Box<dyn Entropy>)> {
+        let clock = self.vm.clock();
+        Ok(if matches!(**clock, VmClock::Instructions(_)) {
+            (Box::new(RepeatingTime(clock.clone())), Box::new(RepeatingEntropy(0)))
+        } else {
+            (Box::new(HostTime), Box::new(HostEntropy(File::open("/dev/urandom")?)))
+        })
+    }
+
+    fn add_vga(&self, slots: &mut Slots) -> Option<Shared<Vga>> {
+        let Arena { video, .. } = self.arena;
+        // KVM doesn't tell of the CPUs' writes.
+        let logged = self.vm.accelerator() != "kvm";
+        let memory = || {
+            let memory = self.vm.memory().clone();
+            VideoMemory::new(memory, self.arena.video_offset() as usize, video as usize, logged)
+        };
+        (video > 0).then(|| slots.add(layout::VGA_SLOT, 0, Vga::new(memory())))
+    }
+
+    /// Wires everything.
+    ///
+    /// # Errors
+    /// No random numbers from the host.
+    pub(crate) fn build(&self, disks: Vec<OpenDisk>, nets: Vec<OpenNet>) -> std::io::Result<Board> {
+        let vm = self.vm;
+        let clock: Arc<dyn Clock> = vm.clock().clone();
+        let (wall, entropy) = self.surroundings()?;
+        let switch = || Box::new(Switch(self.control.clone()));
+        let mut slots = Slots::new(vm);
+        let bridge = slots.add(0, 0, HostBridge::default());
+        let router = slots.router.clone();
+        slots.add(layout::ISA_SLOT, 0, IsaBridge::new(router));
+        let power = PowerManagement::new(vm.line(layout::SCI), clock.clone(), switch());
+        let power = slots.add(layout::ISA_SLOT, 3, PowerFunction::new(power));
+        let first = slots.next;
+        let (ide, bootable) = slots.add_disks(disks);
+        let cards = nets.into_iter().map(|net| slots.add_virtio(Net::new(net.mac.0, net.sink)).1).collect();
+        let busy = (first..slots.next).map(|slot| slot << 3).collect();
+        let console = (self.description.console != SerialTarget::None).then(|| {
+            let outgoing = Arc::new(Outgoing::default());
+            (slots.add_virtio(Console::new(Box::new(Sender(outgoing.clone())))).1, outgoing)
+        });
+        slots.add_virtio(Rng::new(entropy));
+        slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
+        let vga = self.add_vga(&mut slots);
+        let window = vga.clone().map(|function| VideoWindow {
+            number: layout::VGA_SLOT << 3,
+            function,
+            bar: vga::FRAMEBUFFER_BAR,
+        });
+        let map = MemoryMap::new(vm.clone(), self.arena, bridge.clone(), window);
+        let pci = Arc::new(PciBus::new(slots.functions));
+        pci.observe(map.clone());
+
+        let mut ports = Ports(vec![]);
+        ports.add_legacy(self.control);
+        let serial_out = Arc::new(Outgoing::default());
+        let sender = Box::new(Sender(serial_out.clone()));
+        let serial_ports = layout::COM1_PORT..layout::COM1_PORT + 8;
+        let serial = ports.add(serial_ports, Uart16550::new(vm.line(layout::COM1_IRQ), sender));
+        ports.add(0xcf8..0xd00, ConfigPorts::new(pci.clone()));
+        let rtc = ports.add(0x70..0x72, Rtc::new(vm.line(layout::RTC_IRQ), clock, wall));
+        set_up_cmos(&mut lock(&rtc), self.arena.ram, self.description.cpus, &self.description.boot);
+        // Its data port, and four above it its command port; what is between belongs to others.
+        let [key_line, mouse_line] = [layout::KEYBOARD_IRQ, layout::MOUSE_IRQ].map(|irq| vm.line(irq));
+        let keyboard = ports.add(0x60..0x61, I8042::new(switch(), key_line, mouse_line));
+        ports.add_part(0x64..0x65, &keyboard, 4);
+        if let Some(firmware) = self.firmware {
+            let order = &self.description.boot;
+            let told = Told { memory: self.arena.ram, acpi: self.acpi(), order, bootable: &bootable };
+            let range = u64::from(fw_cfg::PORT)..u64::from(fw_cfg::PORT + fw_cfg::PORTS);
+            ports.add(range, configure(firmware, &told, vm.memory().clone()));
+        }
+        let bus = Arc::new(MachineBus::new(ports.0, pci.clone(), map.clone()));
+        Ok(Board {
+            acpi: self.acpi(),
+            bus,
+            pci,
+            bridge,
+            power,
+            ide,
+            vga,
+            keyboard,
+            map,
+            serial,
+            serial_out,
+            console,
+            rtc,
+            cards,
+            busy,
+        })
+    }
+}
+
+impl Board {
+    /// Every chip's state after power-on, and with it the memory map.
+    pub(crate) fn reset(&self) {
+        self.pci.reset();
+        lock(&self.keyboard).reset();
+        self.map.update();
+    }
+
+    /// Leaves the board as firmware would: RAM where firmware was, every window at an address.
+    pub(crate) fn set_up(&self) {
+        lock(&self.bridge).shadow_all();
+        lock(&self.power).place(layout::POWER_PORTS);
+        self.pci.assign(layout::PCI_MEMORY_START, layout::PCI_PORT_START);
+        self.map.update();
+    }
 }

@@ -7,6 +7,8 @@ mod bzimage;
 mod elf;
 mod registers;
 
+pub(crate) use acpi::{AcpiBoard, AcpiFiles};
+
 use std::path::PathBuf;
 
 use ferro_guest::GuestMemory;
@@ -69,11 +71,11 @@ const START_INFO: u64 = 0x7000;
 pub(crate) fn load(
     memory: &GuestMemory,
     ram_size: u64,
-    vcpus: u32,
+    board: AcpiBoard,
     kernel: &Kernel,
     base: &Registers,
 ) -> Result<Registers, BootError> {
-    let acpi = acpi::place(memory, vcpus);
+    let acpi = acpi::place(memory, board);
     if elf::is_elf(&kernel.image) {
         elf::load(memory, ram_size, kernel, acpi, base)
     } else {

@@ -8,6 +8,8 @@ use ferro_devices::pci::PciBus;
 use ferro_guest::BusDevice;
 use ferro_hypervisor::Bus;
 
+use crate::memory_map::MemoryMap;
+
 /// A device as the bus and the rest of the board share it.
 pub(crate) type Shared<T> = Arc<Mutex<T>>;
 
@@ -19,12 +21,13 @@ pub(crate) fn lock<T: ?Sized>(device: &Mutex<T>) -> std::sync::MutexGuard<'_, T>
 pub(crate) struct MachineBus {
     ports: Vec<(Range<u64>, Shared<dyn BusDevice>)>,
     pci: Arc<PciBus>,
+    map: Arc<MemoryMap>,
 }
 
 impl MachineBus {
-    /// A bus with these devices at their ports, and a PCI bus.
-    pub(crate) fn new(ports: Vec<(Range<u64>, Shared<dyn BusDevice>)>, pci: Arc<PciBus>) -> Self {
-        Self { ports, pci }
+    /// A bus with these devices at their ports, and a PCI bus; writes under the firmware's ROM go to `map`.
+    pub(crate) fn new(ports: Vec<(Range<u64>, Shared<dyn BusDevice>)>, pci: Arc<PciBus>, map: Arc<MemoryMap>) -> Self {
+        Self { ports, pci, map }
     }
 
     fn port(&self, port: u64) -> Option<(&Mutex<dyn BusDevice>, u64)> {
@@ -61,6 +64,8 @@ impl Bus for MachineBus {
     }
 
     fn mmio_write(&self, address: u64, size: u8, value: u64) {
-        self.pci.write(false, address, size, value);
+        if !self.pci.write(false, address, size, value) {
+            self.map.write_under_rom(address, size, value);
+        }
     }
 }

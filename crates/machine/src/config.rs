@@ -19,6 +19,10 @@ struct File {
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
     append: Option<String>,
+    firmware: Option<PathBuf>,
+    boot: Option<String>,
+    vga: Option<bool>,
+    cdrom: Option<String>,
     #[serde(default)]
     disk: Vec<Disk>,
     #[serde(default)]
@@ -38,6 +42,8 @@ struct Disk {
     format: Option<String>,
     #[serde(rename = "if")]
     interface: Option<String>,
+    unit: Option<u8>,
+    media: Option<String>,
     #[serde(default)]
     readonly: bool,
     #[serde(default)]
@@ -116,6 +122,9 @@ impl File {
         vm.kernel = self.kernel.map(|kernel| folder.join(kernel));
         vm.initrd = self.initrd.map(|initrd| folder.join(initrd));
         vm.append = self.append.unwrap_or_default();
+        vm.firmware = self.firmware.map(|firmware| folder.join(firmware));
+        set(&mut vm.boot, self.boot).map_err(refuse("boot"))?;
+        vm.vga = self.vga;
         vm.gdb = self.gdb.map(|gdb| gdb.parse()).transpose().map_err(refuse("gdb"))?;
         vm.insecure = self.insecure.unwrap_or_default();
         vm.no_reboot = self.no_reboot.unwrap_or_default();
@@ -123,6 +132,7 @@ impl File {
         for disk in self.disk {
             vm.disks.push(disk.describe(folder).map_err(refuse("disk"))?);
         }
+        vm.disks.extend(self.cdrom.map(|file| DiskDescription::cdrom(in_folder(folder, &file))));
         for net in self.net {
             vm.nets.push(net.describe().map_err(refuse("net"))?);
         }
@@ -137,15 +147,20 @@ fn set<T: FromStr<Err = DescriptionError>>(into: &mut T, text: Option<String>) -
     Ok(())
 }
 
+/// An image's name as seen from outside the folder. Names with a scheme (nbd://…) are no files of it.
+fn in_folder(folder: &Path, file: &str) -> String {
+    if file.contains(':') { file.to_owned() } else { folder.join(file).display().to_string() }
+}
+
 impl Disk {
     /// By way of the flag's own text, so that both are checked alike.
     fn describe(self, folder: &Path) -> Result<DiskDescription, DescriptionError> {
-        // Names with a scheme (nbd://…) are no files of this folder.
-        let file = if self.file.contains(':') { self.file } else { folder.join(&self.file).display().to_string() };
-        let mut text = file.replace(',', ",,");
+        let mut text = in_folder(folder, &self.file).replace(',', ",,");
         let options = [
             ("format", self.format),
             ("if", self.interface),
+            ("unit", self.unit.map(|unit| unit.to_string())),
+            ("media", self.media),
             ("readonly", self.readonly.then(|| "on".into())),
             ("snapshot", self.snapshot.then(|| "on".into())),
             ("serial", self.serial),

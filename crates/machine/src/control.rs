@@ -210,10 +210,8 @@ pub(crate) struct Switch(pub(crate) Arc<Control>);
 
 impl PowerSwitch for Switch {
     fn request(&self, request: PowerRequest) {
-        self.0.report(match request {
-            PowerRequest::Off => Event::PoweredOff,
-            PowerRequest::Reset => Event::ResetRequested,
-        });
+        let PowerRequest::Off = request;
+        self.0.report(Event::PoweredOff);
     }
 }
 

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::boot_order::BootOrder;
+
 /// A value that can't be used, with what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{value}': {problem}")]
@@ -104,6 +106,8 @@ pub enum DiskInterface {
     /// A virtio block device.
     #[default]
     Virtio,
+    /// An IDE disk.
+    Ide,
 }
 
 /// One disk.
@@ -113,8 +117,13 @@ pub struct DiskDescription {
     pub file: String,
     /// The image's format; found out if not given.
     pub format: Option<String>,
-    /// How it is attached.
+    /// How it is attached; a CD-ROM drive is always on IDE.
     pub interface: DiskInterface,
+    /// It is a CD-ROM drive, with this in it.
+    pub cdrom: bool,
+    /// Which of the four IDE units it is (0 to 3: primary master and slave, secondary master and slave); the first free
+    /// one if not given, for a CD-ROM from the secondary master on.
+    pub unit: Option<u8>,
     /// Writes fail.
     pub read_only: bool,
     /// Writes are thrown away at the end.
@@ -149,10 +158,33 @@ fn switch(value: &str) -> Result<bool, DescriptionError> {
     }
 }
 
+impl DiskDescription {
+    /// A virtio disk on an image.
+    fn new(file: String) -> Self {
+        Self {
+            file,
+            format: None,
+            interface: DiskInterface::default(),
+            cdrom: false,
+            unit: None,
+            read_only: false,
+            snapshot: false,
+            serial: None,
+            queues: 1,
+        }
+    }
+
+    /// A CD-ROM drive with an image of a disc in it.
+    pub fn cdrom(file: String) -> Self {
+        let format = Some("raw".into());
+        Self { format, cdrom: true, read_only: true, interface: DiskInterface::Ide, ..Self::new(file) }
+    }
+}
+
 impl FromStr for DiskDescription {
     type Err = DescriptionError;
 
-    /// `FILE[,format=F][,if=virtio][,readonly=on][,snapshot=on][,serial=S][,queues=N]`
+    /// `FILE[,format=F][,if=virtio|ide][,unit=N][,media=cdrom][,readonly=on][,snapshot=on][,serial=S][,queues=N]`
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut parts = split_options(text).into_iter();
         let first = parts.next().unwrap_or_default();
@@ -160,15 +192,7 @@ impl FromStr for DiskDescription {
         if file.is_empty() {
             return refuse(text, "a disk begins with its image: FILE[,format=…][,if=…][,readonly=on]");
         }
-        let mut disk = Self {
-            file,
-            format: None,
-            interface: DiskInterface::default(),
-            read_only: false,
-            snapshot: false,
-            serial: None,
-            queues: 1,
-        };
+        let mut disk = Self::new(file);
         for part in parts {
             let Some((key, value)) = part.split_once('=') else {
                 return refuse(&part, "a disk's options are KEY=VALUE; a comma in a file name is written ,,");
@@ -176,7 +200,17 @@ impl FromStr for DiskDescription {
             match key {
                 "format" => disk.format = Some(value.to_owned()),
                 "if" if value == "virtio" => disk.interface = DiskInterface::Virtio,
-                "if" => return refuse(value, "a disk's interface is virtio"),
+                "if" if value == "ide" => disk.interface = DiskInterface::Ide,
+                "if" => return refuse(value, "a disk's interface is virtio or ide"),
+                "unit" => match value.parse() {
+                    Ok(unit @ 0..=3) => disk.unit = Some(unit),
+                    _ => return refuse(value, "an IDE unit is 0 to 3"),
+                },
+                "media" if value == "disk" => {}
+                "media" if value == "cdrom" => {
+                    disk = Self { unit: disk.unit, ..Self::cdrom(disk.file) };
+                }
+                "media" => return refuse(value, "a medium is disk or cdrom"),
                 "readonly" | "read-only" => disk.read_only = switch(value)?,
                 "snapshot" => disk.snapshot = switch(value)?,
                 "serial" if value.len() <= 20 => disk.serial = Some(value.to_owned()),
@@ -187,7 +221,12 @@ impl FromStr for DiskDescription {
                         _ => return refuse(value, "a disk has 1 to 16 queues"),
                     };
                 }
-                _ => return refuse(key, "a disk's options are format, if, readonly, snapshot, serial and queues"),
+                _ => {
+                    return refuse(
+                        key,
+                        "a disk's options are format, if, unit, media, readonly, snapshot, serial and queues",
+                    );
+                }
             }
         }
         Ok(disk)
@@ -350,7 +389,13 @@ pub struct VmDescription {
     pub initrd: Option<PathBuf>,
     /// Its command line.
     pub append: String,
-    /// Disks, in order.
+    /// PC firmware to boot through where there is no kernel; found where distributions put it if not given.
+    pub firmware: Option<PathBuf>,
+    /// From what firmware boots.
+    pub boot: BootOrder,
+    /// Whether there is a VGA; if not said, there is one with firmware.
+    pub vga: Option<bool>,
+    /// Disks and CD-ROM drives, in order.
     pub disks: Vec<DiskDescription>,
     /// Network cards, in order.
     pub nets: Vec<NetDescription>,
@@ -379,6 +424,9 @@ impl Default for VmDescription {
             kernel: None,
             initrd: None,
             append: String::new(),
+            firmware: None,
+            boot: BootOrder::default(),
+            vga: None,
             disks: vec![],
             nets: vec![],
             serial: SerialTarget::default(),
@@ -431,8 +479,35 @@ impl VmDescription {
         if self.kernel.is_none() && (self.initrd.is_some() || !self.append.is_empty()) {
             return refuse("", "--initrd and --append go with --kernel, which is missing");
         }
-        if self.kernel.is_none() {
-            return refuse("", "there is nothing to boot: give a kernel with --kernel");
+        if self.kernel.is_none() && self.disks.is_empty() {
+            return refuse(
+                "",
+                "there is nothing to boot: give a kernel (--kernel), a disk (--disk) or a CD-ROM (--cdrom)",
+            );
+        }
+        if let Some(firmware) = self.firmware.as_ref().filter(|_| self.kernel.is_some()) {
+            let problem = "a kernel (--kernel) is booted without firmware: leave --firmware away";
+            return refuse(&firmware.display().to_string(), problem);
+        }
+        self.check_units()
+    }
+
+    /// Whether the VM has a VGA.
+    pub fn has_vga(&self) -> bool {
+        self.vga.unwrap_or(self.kernel.is_none())
+    }
+
+    fn check_units(&self) -> Result<(), DescriptionError> {
+        let on_ide = self.disks.iter().filter(|disk| disk.interface == DiskInterface::Ide);
+        let mut taken = [false; 4];
+        for (index, disk) in on_ide.enumerate() {
+            if index == taken.len() {
+                return refuse(&disk.file, "IDE has room for four disks and CD-ROM drives: say if=virtio");
+            }
+            let Some(unit) = disk.unit else { continue };
+            if std::mem::replace(&mut taken[usize::from(unit) % 4], true) {
+                return refuse(&disk.file, format!("IDE unit {unit} is taken twice"));
+            }
         }
         Ok(())
     }

@@ -3,24 +3,34 @@
 
 mod board;
 mod boot;
+mod boot_order;
 mod bus;
 mod config;
 mod control;
 mod description;
 mod disk;
+mod firmware;
 mod gdb;
+mod handle;
 mod io_thread;
 mod layout;
+mod memory_map;
 mod network;
 mod run;
 mod serial;
 mod terminal;
 
 pub use boot::BootError;
+pub use boot_order::{BootDevice, BootOrder};
 pub use config::ConfigError;
 pub use control::{Control, Event};
 pub use description::{
     Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, GdbAddress, MacAddress, MemorySize,
     NetBackend, NetDescription, SerialTarget, VmDescription,
 };
-pub use run::{Outcome, RunError, run};
+pub use ferro_devices::ide::{MediumState, TrayError};
+pub use ferro_devices::ps2::{Buttons, Key};
+pub use ferro_devices::vga::{Rect, Surface};
+pub use firmware::FirmwareError;
+pub use handle::{Handle, Screen};
+pub use run::{Outcome, RunError, run, run_with};

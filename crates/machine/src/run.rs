@@ -12,16 +12,18 @@ use ferro_hypervisor::soft::SoftVm;
 use ferro_hypervisor::{Exit, HostClock, InstructionClock, Registers, Vcpu, Vm, VmClock};
 use tracing::{debug, info, warn};
 
-use crate::board::{self, Board, OpenDisk, OpenNet};
+use crate::board::{Board, OpenDisk, OpenNet, Plan};
 use crate::boot::{self, BootError, Kernel};
 use crate::bus::lock;
 use crate::control::{Control, Event, JobQueue, Turn};
 use crate::description::{
     Accelerator, ClockSource, DescriptionError, MacAddress, NetBackend, SerialTarget, VmDescription,
 };
+use crate::firmware::{Firmware, FirmwareError};
 use crate::gdb::Stub;
+use crate::handle::{Handle, Screen};
 use crate::io_thread::{self, Served};
-use crate::layout;
+use crate::layout::{self, Arena};
 use crate::network::{self, TapSink};
 use crate::serial;
 use crate::terminal::RawTerminal;
@@ -46,6 +48,9 @@ pub enum RunError {
     /// The kernel can't be booted.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// There is no firmware to boot.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareError),
     /// A file can't be read.
     #[error("cannot read {path}: {source}")]
     File {
@@ -90,11 +95,42 @@ struct Machine {
     vm: Arc<dyn Vm>,
     control: Arc<Control>,
     board: Board,
-    kernel: Arc<Kernel>,
+    source: BootSource,
     /// The boot CPU's registers after power-on, from which each boot begins.
     power_on: Registers,
     description: VmDescription,
     debugger: Option<Stub>,
+}
+
+/// What the boot CPU begins with.
+enum BootSource {
+    Kernel(Kernel),
+    Firmware(Firmware),
+}
+
+impl BootSource {
+    fn open(description: &VmDescription) -> Result<Self, RunError> {
+        let Some(path) = description.kernel.clone() else {
+            return Ok(Self::Firmware(Firmware::find(description.firmware.as_deref())?));
+        };
+        let image = read(&path)?;
+        let initrd = description.initrd.as_deref().map(read).transpose()?;
+        Ok(Self::Kernel(Kernel { path, image, initrd, command_line: description.append.clone() }))
+    }
+
+    fn firmware(&self) -> Option<&Firmware> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Firmware(firmware) => Some(firmware),
+        }
+    }
+
+    /// The host memory that the VM takes.
+    fn arena(&self, description: &VmDescription) -> Arena {
+        let rom = self.firmware().map_or(0, |firmware| firmware.image.len() as u64);
+        let video = if description.has_vga() { layout::VIDEO_MEMORY } else { 0 };
+        Arena { ram: description.memory.0, rom, video }
+    }
 }
 
 /// Runs a VM to its end. `disks` are the opened images of the description's disks, in order.
@@ -102,25 +138,38 @@ struct Machine {
 /// # Errors
 /// Anything that keeps it from starting, before the guest has executed an instruction, and an accelerator that fails.
 pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<Outcome, RunError> {
+    run_with(description, disks, |_| {})
+}
+
+/// As [`run`]; `started` gets the handle to the VM just before its first instruction.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_with(
+    description: &VmDescription,
+    disks: Vec<Arc<dyn Storage>>,
+    started: impl FnOnce(Handle),
+) -> Result<Outcome, RunError> {
     description.check()?;
     let termination = ferro_sys::signals::Termination::catch().map_err(host("catch signals"))?;
-    let kernel = Arc::new(read_kernel(description)?);
-    let vm = make_vm(description)?;
+    let source = BootSource::open(description)?;
+    let arena = source.arena(description);
+    let vm = make_vm(description, arena)?;
     let (sender, events) = channel();
     let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
     let disks = description.disks.iter().cloned().zip(disks);
     let disks = disks.map(|(description, storage)| OpenDisk { description, storage }).collect();
     let (nets, taps) = open_nets(description)?;
-    let board = board::build(&vm, &control, disks, nets, description.console != SerialTarget::None)
-        .map_err(host("read random numbers"))?;
+    let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
+    let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
     let power_on = vcpus[0].registers()?;
     let debugger = description.gdb.as_ref().map(|address| {
         Stub::listen(&address.0, control.clone()).map_err(host(format!("listen for a debugger at {}", address.0)))
     });
     let debugger = debugger.transpose()?;
     let description = description.clone();
-    let machine = Machine { vm, control: control.clone(), board, kernel, power_on, description, debugger };
+    let machine = Machine { vm, control: control.clone(), board, source, power_on, description, debugger };
     let description = &machine.description;
     let start = machine.boot_registers()?;
     vcpus[0].set_registers(&start)?;
@@ -141,6 +190,7 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
+    started(machine.handle());
     let terminal = [&description.serial, &description.console].contains(&&SerialTarget::Stdio);
     let _raw = terminal.then(RawTerminal::enter);
     std::thread::scope(|scope| {
@@ -167,18 +217,9 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
     })
 }
 
-fn read_kernel(description: &VmDescription) -> Result<Kernel, RunError> {
-    let Some(path) = description.kernel.clone() else {
-        unreachable!("the description was checked to have a kernel");
-    };
-    let image = read(&path)?;
-    let initrd = description.initrd.as_deref().map(read).transpose()?;
-    Ok(Kernel { path, image, initrd, command_line: description.append.clone() })
-}
-
-fn make_vm(description: &VmDescription) -> Result<Arc<dyn Vm>, RunError> {
-    let size = description.memory.0;
-    let memory = Arc::new(GuestMemory::new(Ram::new(size)?, &layout::ranges(size))?);
+fn make_vm(description: &VmDescription, arena: Arena) -> Result<Arc<dyn Vm>, RunError> {
+    // The board makes the map when its chips are there.
+    let memory = Arc::new(GuestMemory::new(Ram::new(arena.len())?, &[])?);
     let clock = Arc::new(match description.clock {
         ClockSource::Host => VmClock::Host(HostClock::default()),
         ClockSource::Icount => VmClock::Instructions(InstructionClock::default()),
@@ -234,11 +275,26 @@ fn made_up_address(name: &str, index: usize) -> MacAddress {
 }
 
 impl Machine {
-    /// Places the kernel in memory and returns the registers with which it begins.
+    fn handle(&self) -> Handle {
+        let screen = self.board.vga.clone().map(Screen::new);
+        let (keyboard, ide) = (self.board.keyboard.clone(), self.board.ide.clone());
+        Handle { control: self.control.clone(), screen, keyboard, ide }
+    }
+
+    /// Places kernel or firmware in memory and returns the registers with which it begins.
     fn boot_registers(&self) -> Result<Registers, BootError> {
-        self.board.pci.assign(layout::PCI_MEMORY_START, layout::PCI_PORT_START);
-        let size = self.description.memory.0;
-        boot::load(self.vm.memory(), size, self.description.cpus, &self.kernel, &self.power_on)
+        let memory = self.vm.memory();
+        match &self.source {
+            BootSource::Kernel(kernel) => {
+                self.board.set_up();
+                boot::load(memory, self.description.memory.0, self.board.acpi, kernel, &self.power_on)
+            }
+            BootSource::Firmware(firmware) => {
+                self.board.reset();
+                memory.ram().write(self.description.memory.0 as usize, &firmware.image);
+                Ok(self.power_on)
+            }
+        }
     }
 
     fn run_vcpu(&self, index: u32, mut vcpu: Box<dyn Vcpu>, queue: &JobQueue) {
@@ -332,7 +388,7 @@ impl Machine {
         // One reset is enough for all that asked while it was on its way.
         while events.try_recv().is_ok_and(|event| event == Event::ResetRequested) {}
         self.vm.reset();
-        self.board.pci.reset();
+        self.board.reset();
         let start = self.boot_registers()?;
         for index in 0..self.description.cpus {
             let result = self.control.with_vcpu(index, move |vcpu| {

@@ -1,11 +1,32 @@
 //! One PCI bus: functions by slot, configuration through ports 0xCF8 and 0xCFC, and the dispatch of guest accesses to
 //! the function whose window they hit.
 
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use ferro_guest::BusDevice;
 
 use super::{BarKind, ConfigSpace};
+
+/// Addresses that a function decodes beside its base address registers: those that PCs have always had, and those that
+/// registers of its own place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FixedWindow {
+    /// First address.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Ports rather than memory.
+    pub io: bool,
+    /// The number by which [`PciFunction::read_bar`] and [`PciFunction::write_bar`] know it, from 6.
+    pub bar: usize,
+}
+
+/// Is told when a guest has written to configuration space: memory behind it may have moved.
+pub trait ConfigObserver: Send + Sync {
+    /// `function` is the slot (bits 3–7) and function (bits 0–2) number, `offset` the first byte written. No function is
+    /// locked meanwhile.
+    fn config_written(&self, function: u8, offset: usize);
+}
 
 /// A function on the bus.
 pub trait PciFunction: Send {
@@ -32,6 +53,10 @@ pub trait PciFunction: Send {
     }
     /// Does the work that the driver has announced.
     fn ring(&mut self) {}
+    /// What it decodes now beside its base address registers.
+    fn fixed_windows(&self) -> Vec<FixedWindow> {
+        vec![]
+    }
     /// The state after power-on.
     fn reset(&mut self) {}
 }
@@ -54,6 +79,7 @@ struct Window {
 pub struct PciBus {
     functions: Vec<(u8, SharedFunction)>,
     windows: RwLock<Vec<Window>>,
+    observer: OnceLock<Arc<dyn ConfigObserver>>,
     listeners: Mutex<Vec<Listener>>,
 }
 
@@ -72,7 +98,8 @@ fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn PciFunction + 'static> 
 impl PciBus {
     /// A bus with these functions, each with its slot (bits 3–7) and function (bits 0–2) number.
     pub fn new(functions: Vec<(u8, SharedFunction)>) -> Self {
-        let bus = Self { functions, windows: RwLock::new(vec![]), listeners: Mutex::default() };
+        let bus =
+            Self { functions, windows: RwLock::new(vec![]), observer: OnceLock::new(), listeners: Mutex::default() };
         bus.find_windows();
         bus
     }
@@ -102,6 +129,11 @@ impl PciBus {
                 listener.told = addresses;
             }
         }
+    }
+
+    /// Has `observer` told of every write to configuration space from now on; only the first one given is.
+    pub fn observe(&self, observer: Arc<dyn ConfigObserver>) {
+        let _ = self.observer.set(observer);
     }
 
     /// Gives every window an address, as firmware would: memory from `memory` up, ports from `ports` up.
@@ -137,6 +169,8 @@ impl PciBus {
                     found.push(Window { start, len, io: kind == BarKind::Io, slot, bar });
                 }
             }
+            let fixed = function.fixed_windows().into_iter();
+            found.extend(fixed.map(|FixedWindow { start, len, io, bar }| Window { start, len, io, slot, bar }));
         }
         *self.windows.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
         self.place_doorbells();
@@ -171,11 +205,20 @@ impl PciBus {
         self.function(number).map_or(u32::MAX, |function| lock(function).read_config(offset, size))
     }
 
-    fn write_config(&self, number: u8, offset: usize, size: u8, value: u32) {
+    /// A write to configuration space, as a guest's or the firmware's.
+    pub fn write_config(&self, number: u8, offset: usize, size: u8, value: u32) {
         let Some(function) = self.function(number) else { return };
-        lock(function).write_config(offset, size, value);
-        if offset < 0x28 {
+        let moved = {
+            let mut function = lock(function);
+            let before = function.fixed_windows();
+            function.write_config(offset, size, value);
+            function.fixed_windows() != before
+        };
+        if offset < 0x28 || moved {
             self.find_windows();
+        }
+        if let Some(observer) = self.observer.get() {
+            observer.config_written(number, offset);
         }
     }
 }

@@ -124,6 +124,16 @@ impl ConfigSpace {
         self.bytes[COMMAND + 1] & COMMAND_NO_INTX != 0
     }
 
+    /// Whether the guest lets the function decode ports.
+    pub fn decodes_ports(&self) -> bool {
+        self.bytes[COMMAND] & COMMAND_IO != 0
+    }
+
+    /// Whether the guest lets the function decode memory.
+    pub fn decodes_memory(&self) -> bool {
+        self.bytes[COMMAND] & COMMAND_MEMORY != 0
+    }
+
     /// Adds a base address register of `size` bytes, a power of two of at least 16 (4 for ports).
     ///
     /// # Panics

@@ -1,0 +1,41 @@
+//! Boots a CD-ROM and prints its text screen every second: `firmware ISO [soft|kvm] [SECONDS] [PICTURE.ppm]`.
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferro_block::{FileOptions, FileStorage, Storage};
+use ferro_machine::*;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let disc = DiskDescription::cdrom(arguments[1].clone());
+    let description = VmDescription {
+        memory: "256M".parse().expect("it is a size"),
+        accelerator: arguments.get(2).map_or("soft", |s| s).parse().expect("an accelerator"),
+        disks: vec![disc],
+        no_reboot: true,
+        ..VmDescription::default()
+    };
+    let image: Arc<dyn Storage> =
+        Arc::new(FileStorage::open(std::path::Path::new(&arguments[1]), FileOptions::default()).expect("an image"));
+    let seconds: u64 = arguments.get(3).map_or(5, |s| s.parse().expect("seconds"));
+    let picture = arguments.get(4).cloned();
+    let outcome = run_with(&description, vec![image], move |handle| {
+        std::thread::spawn(move || {
+            let screen = handle.screen().expect("there is a screen").clone();
+            for _ in 0..seconds {
+                std::thread::sleep(Duration::from_secs(1));
+                println!("---- {:?}", screen.update());
+            }
+            println!("{}", screen.contents().unwrap_or_default().join("\n"));
+            if let Some(path) = picture {
+                std::fs::write(path, screen.picture().to_ppm()).expect("it can be written");
+            }
+            handle.quit();
+        });
+    });
+    println!("{outcome:?}");
+}
