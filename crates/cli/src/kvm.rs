@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
-use ferro_machine::{DiskDescription, GdbAddress, MacAddress, NetBackend, NetDescription, SerialTarget, VmDescription};
+use ferro_machine::{
+    DiskDescription, DiskInterface, GdbAddress, MacAddress, NetBackend, NetDescription, SerialTarget, VmDescription,
+};
 
 use crate::{exit, run};
 
@@ -19,17 +21,16 @@ pub(crate) struct KvmArgs {
 }
 
 const HELP: &str = "\
-Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -drive file=F[,if=virtio][,format=F][,readonly=on][,snapshot=on],
--m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -nographic, -display none, -net nic[,macaddr=A],
+Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
+[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -nographic, -display none, -net nic[,macaddr=A],
 -net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
 -no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -nodefaults, -nic tap,ifname=N";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
 const REFUSED: &[(&[&str], &str)] = &[
-    (&["cdrom"], "there is no CD drive yet: give the image as a disk, -drive file=F,readonly=on"),
-    (&["vnc", "vga", "spice", "sdl", "full-screen"], "there is no screen yet: use -nographic and a serial console"),
+    (&["vnc", "spice", "sdl", "full-screen"], "nothing shows the screen yet: use -nographic and a serial console"),
     (&["monitor", "qmp", "mon", "chardev"], "there is no monitor yet: debug with -gdb, end the VM with a signal"),
-    (&["boot", "bios", "option-rom"], "there is no firmware yet: boot a kernel with -kernel"),
+    (&["option-rom"], "the board has its option ROM: leave it away"),
     (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
     (&["daemonize", "pidfile"], "the VM stays in the foreground: start it from a service manager, or with & and nohup"),
     (&["usb", "usbdevice"], "there is no USB"),
@@ -127,6 +128,10 @@ const VALUED: &[&str] = &[
     "cpu",
     "display",
     "parallel",
+    "cdrom",
+    "boot",
+    "bios",
+    "vga",
 ];
 
 impl Reader {
@@ -152,7 +157,13 @@ impl Reader {
                 let letter = usize::from(name.as_bytes()[2] - b'a');
                 return self.drive(letter, value);
             }
+            "cdrom" => self.drives.push(DiskDescription { unit: Some(2), ..DiskDescription::cdrom(value.to_owned()) }),
             "drive" => self.drives.push(drive(value)?),
+            "boot" => self.vm.boot = value.parse()?,
+            "bios" => self.vm.firmware = Some(value.into()),
+            "vga" if value == "std" => self.vm.vga = Some(true),
+            "vga" if value == "none" => self.vm.vga = Some(false),
+            "vga" => bail!("there is one kind of VGA: say std or none"),
             "m" => self.vm.memory = value.split(',').next().unwrap_or(value).trim_start_matches("size=").parse()?,
             "smp" => self.vm.cpus = cpus(value)?,
             "kernel" => self.vm.kernel = Some(value.into()),
@@ -173,14 +184,17 @@ impl Reader {
             "cpu" if matches!(value, "host" | "max" | "qemu64" | "kvm64") => {}
             "cpu" => bail!("there is one kind of CPU: leave the flag away, or say host"),
             "display" | "parallel" if value == "none" => {}
-            "display" => bail!("there is no screen yet: say none"),
+            "display" => bail!("nothing shows the screen yet: say none"),
             _ => bail!("there is no such port: say none"),
         }
         Ok(())
     }
 
     fn drive(&mut self, letter: usize, file: &str) -> anyhow::Result<()> {
-        self.letters[letter] = Some(file.replace(',', ",,").parse()?);
+        // By the letter's name it is an IDE disk, as on QEMU's PC.
+        let disk: DiskDescription = file.replace(',', ",,").parse()?;
+        self.letters[letter] =
+            Some(DiskDescription { interface: DiskInterface::Ide, unit: Some(letter as u8), ..disk });
         Ok(())
     }
 
@@ -226,8 +240,8 @@ impl Reader {
         }
         self.vm.nets = self.nets.join()?;
         // Said here, in this command line's words.
-        if self.vm.kernel.is_none() {
-            bail!("-kernel is missing: there is no firmware yet that could boot from a disk");
+        if self.vm.kernel.is_none() && self.vm.disks.is_empty() {
+            bail!("there is nothing to boot: give a disk (-hda), a CD-ROM (-cdrom) or a kernel (-kernel)");
         }
         if self.vm.paused && self.vm.gdb.is_none() {
             bail!("-S needs -s or -gdb: nothing else could let the VM begin");
@@ -236,23 +250,30 @@ impl Reader {
     }
 }
 
-/// `-drive`'s options, of which those that tune QEMU's caching mean nothing here.
+/// `-drive`'s options, of which those that tune QEMU's caching mean nothing here. Without `if=` it is an IDE disk.
 fn drive(value: &str) -> anyhow::Result<DiskDescription> {
-    let (mut file, mut rest) = (None, String::new());
+    let (mut file, mut rest, mut interface) = (None, String::new(), "ide");
+    let mut index = None;
     // A doubled comma stands for one in a name.
     for part in value.replace(",,", "\0").split(',') {
         match part.split_once('=') {
             Some(("file", name)) => file = Some(name.to_owned()),
-            Some(("if", "ide" | "scsi" | "sd" | "floppy")) => bail!("{part}: disks are virtio: say if=virtio"),
-            Some(("media", "disk") | ("index" | "id" | "aio" | "discard", _)) => {}
-            Some(("media", _)) => bail!("{part}: there is no CD drive yet: leave it away and say readonly=on"),
+            Some(("if", "ide" | "none")) => {}
+            Some(("if", "virtio")) => interface = "virtio",
+            Some(("if", _)) => bail!("{part}: disks are on IDE or virtio: say if=ide or if=virtio"),
+            Some(("index", number)) => index = Some(number.to_owned()),
+            Some(("media", "disk") | ("id" | "aio" | "discard", _)) => {}
+            Some(("media", "cdrom")) => rest.insert_str(0, ",media=cdrom"),
+            Some(("media", _)) => bail!("{part}: a medium is disk or cdrom"),
             Some(("cache", "writeback" | "none")) => {}
             Some(("cache", mode)) => bail!("cache={mode}: what the guest flushes is on the disk; leave it away"),
             _ => rest += &format!(",{part}"),
         }
     }
     let file = file.context("file= is missing")?;
-    Ok(format!("{file}{rest}").replace('\0', ",,").parse()?)
+    // QEMU numbers the disks of each interface.
+    let unit = index.filter(|_| interface == "ide").map_or_else(String::new, |index| format!(",unit={index}"));
+    Ok(format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?)
 }
 
 /// `2`, `cpus=2` or `2,sockets=1,…`.
@@ -416,9 +437,23 @@ mod tests {
         assert_eq!((vm.accelerator, &vm.serial, vm.no_reboot), (Accelerator::Kvm, &SerialTarget::Stdio, true));
         assert_eq!((vm.disks[0].file.as_str(), vm.disks[0].snapshot), ("/vms/web.qcow2", true));
         assert_eq!((vm.disks[1].file.as_str(), vm.disks[1].format.as_deref()), ("data.raw", Some("raw")));
+        assert_eq!(
+            vm.disks.iter().map(|disk| disk.interface).collect::<Vec<_>>(),
+            [DiskInterface::Ide, DiskInterface::Virtio]
+        );
         assert_eq!(vm.nets[0].backend, NetBackend::Tap("tap0".into()));
         assert_eq!(vm.nets[0].mac, Some("52:54:00:12:34:56".parse().unwrap()));
         assert_eq!(vm.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_cd_boots_through_firmware_beside_a_disk() {
+        let vm = read("-hda ./dsl2_qcow2.img -cdrom ./some.iso -boot d -bios b.bin -drive file=x,index=3").unwrap();
+        let at = |index: usize| (vm.disks[index].unit, vm.disks[index].cdrom);
+        assert_eq!((at(0), at(1), at(2)), ((Some(0), false), (Some(2), true), (Some(3), false)));
+        assert_eq!(vm.boot.devices[0], ferro_machine::BootDevice::Cdrom);
+        assert_eq!((vm.check(), vm.has_vga()), (Ok(()), true));
+        assert!(read("-hdc x -cdrom y").unwrap().check().is_err(), "both would be the secondary master");
     }
 
     #[test]
@@ -438,7 +473,7 @@ mod tests {
 
     #[test]
     fn what_isnt_there_is_refused_by_name() {
-        for flag in ["-cdrom x", "-vnc :0", "-monitor stdio", "-boot d", "-loadvm s", "-daemonize", "-usb"] {
+        for flag in ["-vnc :0", "-monitor stdio", "-option-rom x", "-loadvm s", "-daemonize", "-usb"] {
             let error = read(&format!("-kernel k {flag}")).unwrap_err();
             let name = flag.split(' ').next().unwrap();
             assert!(error.starts_with(&format!("{name}: ")) && error.len() > name.len() + 10, "{flag}: {error}");
@@ -453,8 +488,10 @@ mod tests {
             ("-kernel k -smp many", "-smp many"),
             ("-kernel k -frobnicate", "-frobnicate"),
             ("-kernel k -drive if=virtio", "file="),
-            ("-kernel k -drive file=x,if=ide", "if=virtio"),
-            ("-kernel k -drive file=x,media=cdrom", "readonly=on"),
+            ("-kernel k -drive file=x,if=scsi", "if=virtio"),
+            ("-kernel k -drive file=x,media=tape", "cdrom"),
+            ("-hda x -boot n", "cdrom"),
+            ("-hda x -vga cirrus", "std"),
             ("-kernel k -net nic,macaddr=1:2 -net tap,ifname=t", "macaddr"),
             ("-kernel k -net nic", "-net tap"),
             ("-kernel k -net tap,ifname=t", "-net nic"),
@@ -467,7 +504,7 @@ mod tests {
             ("-kernel k -device e1000", "virtio-net-pci"),
             ("-kernel k -S", "-gdb"),
             ("-kernel k -M q35", "pc"),
-            ("-hda disk.qcow2", "-kernel"),
+            ("-m 512", "-hda"),
         ] {
             let error = read(line).unwrap_err();
             let flag = line.split(' ').nth(2).unwrap_or("-kernel");

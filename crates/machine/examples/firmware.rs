@@ -1,4 +1,4 @@
-//! Boots a CD-ROM and prints its text screen every second: `firmware ISO [soft|kvm] [SECONDS] [PICTURE.ppm]`.
+//! Boots a CD-ROM and prints its text screen every second: `firmware DISK [soft|kvm] [SECONDS] [PICTURE.ppm]`.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ fn main() {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    let disc = DiskDescription::cdrom(arguments[1].clone());
+    let disc: DiskDescription = arguments[1].parse().expect("a disk");
     let description = VmDescription {
         memory: "256M".parse().expect("it is a size"),
         accelerator: arguments.get(2).map_or("soft", |s| s).parse().expect("an accelerator"),
-        disks: vec![disc],
+        disks: vec![disc.clone()],
         no_reboot: true,
         ..VmDescription::default()
     };
     let image: Arc<dyn Storage> =
-        Arc::new(FileStorage::open(std::path::Path::new(&arguments[1]), FileOptions::default()).expect("an image"));
+        Arc::new(FileStorage::open(std::path::Path::new(&disc.file), FileOptions::default()).expect("an image"));
     let seconds: u64 = arguments.get(3).map_or(5, |s| s.parse().expect("seconds"));
     let picture = arguments.get(4).cloned();
     let outcome = run_with(&description, vec![image], move |handle| {

@@ -2,6 +2,8 @@
 //! to a guest over its serial console. Each test uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod pc;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

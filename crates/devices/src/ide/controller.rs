@@ -177,3 +177,236 @@ impl PciFunction for IdeController {
         self.channels.iter_mut().for_each(Channel::reset);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use ferro_guest::{Ram, Range, RangeKind};
+
+    use super::*;
+    use crate::virtio::DiskError;
+
+    /// Bytes that several hold.
+    #[derive(Clone)]
+    struct Bytes(Arc<Mutex<Vec<u8>>>);
+
+    impl Bytes {
+        /// Each sector of 512 bytes is filled with its number.
+        fn numbered(sectors: usize) -> Self {
+            Self(Arc::new(Mutex::new((0..sectors * 512).map(|at| (at / 512) as u8).collect())))
+        }
+    }
+
+    impl Disk for Bytes {
+        fn size(&self) -> u64 {
+            self.0.lock().unwrap().len() as u64
+        }
+        fn is_read_only(&self) -> bool {
+            false
+        }
+        fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+            into.copy_from_slice(&self.0.lock().unwrap()[offset as usize..][..into.len()]);
+            Ok(())
+        }
+        fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
+            self.0.lock().unwrap()[offset as usize..][..from.len()].copy_from_slice(from);
+            Ok(())
+        }
+        fn flush(&mut self) -> Result<(), DiskError> {
+            Ok(())
+        }
+        fn discard(&mut self, _offset: u64, _len: u64) -> Result<(), DiskError> {
+            Ok(())
+        }
+        fn write_zeroes(&mut self, _offset: u64, _len: u64, _may_unmap: bool) -> Result<(), DiskError> {
+            Ok(())
+        }
+    }
+
+    #[derive(Default)]
+    struct Level(AtomicBool);
+
+    impl InterruptLine for Level {
+        fn set_level(&self, high: bool) {
+            self.0.store(high, Ordering::Relaxed);
+        }
+    }
+
+    const DISK: Position = Position { channel: 0, unit: 0 };
+    const DISC: Position = Position { channel: 1, unit: 0 };
+
+    struct Board {
+        ide: IdeController,
+        memory: Arc<GuestMemory>,
+        disk: Bytes,
+        lines: [Arc<Level>; 2],
+    }
+
+    /// A disk of 300 sectors, and a disc of 16.
+    fn board() -> Board {
+        let range = Range { start: 0, len: 0x4_0000, offset: 0, kind: RangeKind::Ram };
+        let memory = Arc::new(GuestMemory::new(Ram::new(0x4_0000).unwrap(), &[range]).unwrap());
+        let lines: [Arc<Level>; 2] = Default::default();
+        let mut ide =
+            IdeController::new(memory.clone(), lines.each_ref().map(|line| line.clone() as Arc<dyn InterruptLine>));
+        let disk = Bytes::numbered(300);
+        ide.attach_disk(DISK, Box::new(disk.clone()), "serial-1");
+        ide.attach_cdrom(DISC, Some(Box::new(Bytes::numbered(64))), "disc");
+        Board { ide, memory, disk, lines }
+    }
+
+    impl Board {
+        /// Writes features, count, the address from low to high, device and command.
+        fn command(&mut self, bar: usize, registers: [u8; 7]) -> u8 {
+            for (index, value) in registers.into_iter().enumerate() {
+                self.ide.write_bar(bar, index as u64 + 1, 1, value.into());
+            }
+            self.ide.read_bar(bar + 1, 0, 1) as u8
+        }
+
+        fn words(&mut self, bar: usize, bytes: usize) -> Vec<u8> {
+            (0..bytes / 2).flat_map(|_| (self.ide.read_bar(bar, 0, 2) as u16).to_le_bytes()).collect()
+        }
+
+        fn packet(&mut self, packet: &[u8], limit: u16) -> u8 {
+            let [low, high] = limit.to_le_bytes();
+            assert_eq!(self.command(8, [0, 0, 0, low, high, 0, 0xa0]) & 0x89, 8);
+            let mut padded = packet.to_vec();
+            padded.resize(12, 0);
+            for pair in padded.chunks(2) {
+                self.ide.write_bar(8, 0, 2, u64::from(u16::from_le_bytes([pair[0], pair[1]])));
+            }
+            self.ide.read_bar(8, 7, 1) as u8
+        }
+    }
+
+    #[test]
+    fn a_disk_says_what_it_is_and_what_isnt_there_says_nothing() {
+        let mut board = board();
+        assert_eq!(board.command(6, [0, 0, 0, 0, 0, 0, 0xec]) & 0x89, 8);
+        assert!(board.lines[0].0.load(Ordering::Relaxed));
+        let said = board.words(6, 512);
+        assert_eq!(&said[20..28], b"esirla1-", "text has its bytes swapped");
+        assert_eq!(u16::from_le_bytes([said[120], said[121]]), 300);
+        assert_eq!(board.ide.read_bar(6, 7, 1) & 0x89, 0);
+        assert!(!board.lines[0].0.load(Ordering::Relaxed), "reading the status takes the interrupt back");
+        board.ide.write_bar(6, 6, 1, 0x10);
+        assert_eq!((board.ide.read_bar(6, 7, 1), board.ide.read_bar(6, 0, 2)), (0, 0), "no slave");
+    }
+
+    #[test]
+    fn sectors_are_addressed_by_cylinders_by_28_and_by_48_bits() {
+        let mut board = board();
+        for (registers, first) in [
+            ([0, 1, 1, 0, 0, 0x00, 0x20], 0),
+            ([0, 1, 3, 0, 0, 0x01, 0x20], 63 + 2),
+            ([0, 2, 200, 0, 0, 0x40, 0x20], 200),
+        ] {
+            assert_eq!(board.command(6, registers) & 0x89, 8, "{registers:?}");
+            assert_eq!(board.words(6, 512), vec![first; 512]);
+            if registers[1] == 2 {
+                assert_eq!(board.words(6, 512), vec![first + 1; 512]);
+            }
+            assert_eq!(board.ide.read_bar(6, 7, 1) & 0x89, 0);
+        }
+        // What is written first are the high halves.
+        (1..6).for_each(|register| board.ide.write_bar(6, register, 1, 0));
+        assert_eq!(board.command(6, [0, 1, 43, 1, 0, 0x40, 0x24]) & 0x89, 8);
+        assert_eq!(board.words(6, 512), vec![43; 512], "299 in a byte");
+        board.ide.write_bar(6, 3, 1, 1);
+        assert_eq!(board.command(6, [0, 1, 43, 1, 0, 0x40, 0x24]) & 0x89, 1, "16 million sectors further");
+        assert_eq!(board.command(6, [0, 2, 43, 1, 0, 0x40, 0x20]) & 0x89, 1, "past the end");
+        assert_eq!(board.ide.read_bar(6, 1, 1), 0x14);
+    }
+
+    #[test]
+    fn data_is_written_by_sectors_and_by_multiples() {
+        let mut board = board();
+        assert_eq!(board.command(6, [0, 4, 0, 0, 0, 0x40, 0xc5]) & 1, 1, "no multiple is set");
+        assert_eq!(board.command(6, [0, 2, 0, 0, 0, 0x40, 0xc6]) & 1, 0);
+        for (command, value) in [(0x30, 0xaa), (0xc5, 0xbb)] {
+            board.command(6, [0, 3, 10, 0, 0, 0x40, command]);
+            (0..3 * 128).for_each(|_| board.ide.write_bar(6, 0, 4, u64::from(value) * 0x0101_0101));
+            assert_eq!(board.ide.read_bar(6, 7, 1) & 0x89, 0);
+            let bytes = board.disk.0.lock().unwrap();
+            assert!(bytes[10 * 512..13 * 512].iter().all(|byte| *byte == value) && bytes[13 * 512] == 13);
+        }
+    }
+
+    #[test]
+    fn the_bus_master_moves_sectors_by_its_table() {
+        let mut board = board();
+        // Two sectors to two places that don't end where sectors do.
+        board.memory.store(0x1000, 0x8000_u64 | 700 << 32).unwrap();
+        board.memory.store(0x1008, 0x9000_u64 | 324 << 32 | 1 << 63).unwrap();
+        board.ide.write_bar(4, 4, 4, 0x1000);
+        board.command(6, [0, 2, 5, 0, 0, 0x40, 0xc8]);
+        assert!(!board.lines[0].0.load(Ordering::Relaxed));
+        board.ide.write_bar(4, 0, 1, 9);
+        assert_eq!(board.ide.read_bar(4, 2, 1) & 7, 4, "done, with an interrupt");
+        assert!(board.lines[0].0.load(Ordering::Relaxed));
+        let mut bytes = [0; 1024];
+        board.memory.read(0x8000, &mut bytes[..700]);
+        board.memory.read(0x9000, &mut bytes[700..]);
+        assert_eq!((bytes[511], bytes[512], bytes[1023]), (5, 6, 6));
+        board.ide.write_bar(4, 0, 1, 0);
+        board.ide.write_bar(4, 2, 1, 6);
+        // A table that is too short.
+        board.memory.store(0x1000, 0x8000_u64 | 512 << 32 | 1 << 63).unwrap();
+        board.ide.write_bar(4, 0, 1, 1);
+        board.command(6, [0, 2, 20, 0, 0, 0x40, 0xca]);
+        assert_eq!(board.ide.read_bar(4, 2, 1) & 7, 6);
+        assert_eq!(board.ide.read_bar(6, 7, 1) & 0x89, 1);
+    }
+
+    #[test]
+    fn a_disc_is_read_in_the_pieces_that_the_host_wants() {
+        let mut board = board();
+        assert_eq!(board.ide.read_bar(8, 5, 1) << 8 | board.ide.read_bar(8, 4, 1), 0xeb14);
+        assert_eq!(board.packet(&[0x25], 8) & 0x89, 8);
+        assert_eq!(board.words(8, 8), [0, 0, 0, 15, 0, 0, 8, 0]);
+        assert_eq!(board.packet(&[0x28, 0, 0, 0, 0, 3, 0, 0, 2], 2048) & 0x89, 8);
+        assert_eq!((board.ide.read_bar(8, 2, 1), board.ide.read_bar(8, 5, 1)), (2, 8));
+        assert_eq!(board.words(8, 2048)[..], [[12; 512], [13; 512], [14; 512], [15; 512]].concat());
+        assert_eq!(board.ide.read_bar(8, 7, 1) & 0x89, 8);
+        assert_eq!(board.words(8, 2048)[0], 16);
+        assert_eq!((board.ide.read_bar(8, 7, 1) & 0x89, board.ide.read_bar(8, 2, 1)), (0, 3));
+        assert_eq!(board.packet(&[0x28, 0, 0, 0, 0, 15, 0, 0, 2], 2048) & 1, 1);
+        assert_eq!(board.packet(&[3, 0, 0, 0, 18], 18) & 0x89, 8);
+        let sense = board.words(8, 18);
+        assert_eq!((sense[2], sense[12]), (5, 0x21));
+    }
+
+    #[test]
+    fn discs_change_and_locked_trays_stay_shut() {
+        let mut board = board();
+        assert_eq!(board.packet(&[0x1e, 0, 0, 0, 1], 0) & 1, 0);
+        assert!(matches!(board.ide.eject(DISC, false), Err(TrayError::Locked)));
+        assert_eq!(board.packet(&[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8], 8) & 0x89, 8);
+        assert_eq!(board.words(8, 8)[4..6], [1, 2], "the guest is asked to let it go");
+        assert_eq!(board.packet(&[0x1e], 0) & 1, 0);
+        assert!(matches!(board.ide.eject(DISC, false), Ok(Some(_))));
+        assert_eq!(board.packet(&[0], 0) & 1, 1);
+        board.ide.insert(DISC, Box::new(Bytes::numbered(8)), false).unwrap();
+        assert_eq!(board.packet(&[0], 0) & 1, 1, "told once that it changed");
+        assert_eq!(board.packet(&[0], 0) & 1, 0);
+        assert_eq!(board.packet(&[0x1b, 0, 0, 0, 2], 0) & 1, 0);
+        assert_eq!(board.ide.medium(DISC), Ok(MediumState { inserted: true, open: true, locked: false }));
+        assert_eq!(board.packet(&[0x1b, 0, 0, 0, 3], 0) & 1, 0);
+        assert!(matches!(board.ide.eject(DISK, true), Err(TrayError::NoDrive)));
+    }
+
+    #[test]
+    fn a_soft_reset_shows_the_signatures() {
+        let mut board = board();
+        board.command(6, [0, 1, 0, 0, 0, 0x40, 0x30]);
+        board.ide.write_bar(7, 0, 1, 4);
+        board.ide.write_bar(7, 0, 1, 2);
+        let signature: Vec<u64> = (1..6).map(|register| board.ide.read_bar(6, register, 1)).collect();
+        assert_eq!(signature, [1, 1, 1, 0, 0]);
+        board.command(6, [0, 1, 0, 0, 0, 0x40, 0xec]);
+        assert!(!board.lines[0].0.load(Ordering::Relaxed), "interrupts are off");
+    }
+}

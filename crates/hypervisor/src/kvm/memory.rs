@@ -1,13 +1,26 @@
-//! Showing the guest's memory to KVM, one slot per range of the map, and asking KVM which pages the guest wrote. The
-//! crate's one place with unsafe code.
+//! Showing the guest's memory to KVM, one slot per range of the map, asking KVM which pages the guest wrote, and the data
+//! of string instructions on ports. The crate's one place with unsafe code.
 #![allow(unsafe_code)]
 
 use ferro_guest::{GuestMemory, PAGE_SIZE, Range, RangeKind};
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::failed;
 use crate::Error;
+
+/// The port access for which a vCPU has just stopped: the size of one access in bytes, and the data of all of them. String
+/// instructions come as many accesses at once.
+pub(super) fn port_access(fd: &mut VcpuFd) -> (u8, &mut [u8]) {
+    let run = fd.get_kvm_run();
+    // SAFETY: the caller has just been told that the exit is one for ports: this member of the union is filled in.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    let len = usize::from(io.size) * io.count as usize;
+    let start = std::ptr::from_mut(run).cast::<u8>();
+    // SAFETY: KVM keeps the data inside the vCPU's mapping, of which the structure is the beginning; `fd`, which owns the
+    // mapping, stays borrowed as long as the slice lives.
+    (io.size, unsafe { std::slice::from_raw_parts_mut(start.add(io.data_offset as usize), len) })
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slot {

@@ -11,6 +11,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::memory::port_access;
 use super::{Kick, failed, registers};
 use crate::{Bus, DebugStop, Error, Exit, Registers, Vcpu, Watchpoint};
 
@@ -145,13 +146,14 @@ impl Vcpu for KvmVcpu {
                 return Exit::Kicked;
             }
             let failure = match self.fd.run() {
-                Ok(VcpuExit::IoIn(port, data)) => {
-                    let size = data.len() as u8;
-                    fill(data, u64::from(bus.port_read(port, size)));
+                Ok(VcpuExit::IoIn(port, _)) => {
+                    let (size, data) = port_access(&mut self.fd);
+                    data.chunks_mut(size.into()).for_each(|part| fill(part, bus.port_read(port, size).into()));
                     continue;
                 }
-                Ok(VcpuExit::IoOut(port, data)) => {
-                    bus.port_write(port, data.len() as u8, value(data) as u32);
+                Ok(VcpuExit::IoOut(port, _)) => {
+                    let (size, data) = port_access(&mut self.fd);
+                    data.chunks(size.into()).for_each(|part| bus.port_write(port, size, value(part) as u32));
                     continue;
                 }
                 Ok(VcpuExit::MmioRead(address, data)) => {

@@ -1,0 +1,179 @@
+//! PC firmware (Debian's SeaBIOS) and what it boots: GRUB from a CD-ROM, seen on the screen and typed at, and GRUB with
+//! Debian's kernel from IDE disks, virtio disks and CD-ROM drives.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ferro_machine::Accelerator;
+use support::pc::{Pc, description};
+use support::{Vm, ferro, guest, has, output};
+
+const RESCUE: &str = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso";
+
+/// What a Debian package has there; says so if it isn't installed.
+fn installed(path: &str) -> Option<&Path> {
+    let path = Path::new(path);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: {} is missing; `cargo xtask packages` installs it", path.display());
+    None
+}
+
+fn has_firmware() -> bool {
+    installed("/usr/share/seabios/bios-256k.bin").is_some()
+}
+
+/// An image with GRUB, Debian's kernel and the busybox RAM disk, which a BIOS boots as a disc and as a disk; the kernel's
+/// command line is `append`. `None`, after saying so, without what it is made of.
+fn bootable_image(folder: &Path, flavour: &str, append: &str) -> Option<PathBuf> {
+    let (kernel, initrd) = (guest(&format!("vmlinuz-{flavour}"))?, guest(&format!("initrd-{flavour}.gz"))?);
+    installed("/usr/lib/grub/i386-pc/boot.img")?;
+    (has_firmware() && has("grub-mkrescue") && has("xorriso")).then_some(())?;
+    let tree = folder.join("tree");
+    std::fs::create_dir_all(tree.join("boot/grub")).unwrap();
+    std::fs::copy(kernel, tree.join("boot/vmlinuz")).unwrap();
+    std::fs::copy(initrd, tree.join("boot/initrd.gz")).unwrap();
+    let numbers: String = (1..=50_000).map(|number| format!("{number}\n")).collect();
+    std::fs::write(tree.join("numbers"), numbers).unwrap();
+    // In quotes: GRUB has a syntax of its own.
+    let append = append.split(' ').map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    let menu = format!(
+        "set timeout=0\nmenuentry Linux {{\n linux /boot/vmlinuz console=ttyS0 quiet {append}\n initrd /boot/initrd.gz\n}}\n"
+    );
+    std::fs::write(tree.join("boot/grub/grub.cfg"), menu).unwrap();
+    let image = folder.join("boot.iso");
+    let mut make = Command::new("grub-mkrescue");
+    make.args(["-d", "/usr/lib/grub/i386-pc", "--fonts=", "--themes=", "--locales=", "-o"]).arg(&image).arg(&tree);
+    output(make.env("TMPDIR", folder));
+    Some(image)
+}
+
+/// The sum of what the image has as `numbers`, by the host's own sha256sum.
+const NUMBERS: &str = "44969d026ed4164dbe77d48d4d359e98ac4057008cafd61723be72bff83e5fd4";
+
+/// A VM without a kernel, whose serial port is here.
+fn run(arguments: &[&str]) -> Vm {
+    let mut command = ferro(&["run", "--accel", "soft", "--memory", "256M", "--serial", "stdio", "--no-reboot"]);
+    command.args(arguments);
+    Vm::start(command)
+}
+
+fn grub_prompt(accelerator: Accelerator) {
+    let Some(iso) = installed(RESCUE).filter(|_| has_firmware()) else { return };
+    let mut pc = Pc::start(description(accelerator, iso), iso);
+    pc.wait_for("GNU GRUB  version 2");
+    pc.wait_for("Memtest86+");
+    let picture = pc.handle.screen().expect("there is a VGA").picture();
+    assert_eq!((picture.width(), picture.height()), (720, 400));
+    let colours: std::collections::BTreeSet<u32> = picture.pixels().iter().copied().collect();
+    assert_eq!(colours.into_iter().collect::<Vec<_>>(), [0, 0xaa_aaaa]);
+    // The border of the menu: a line across the screen, whatever the font.
+    let line = (0..picture.height()).any(|y| picture.row(y)[30..690].iter().all(|pixel| *pixel == 0xaa_aaaa));
+    assert!(line, "the menu has a frame");
+    pc.type_keys("c");
+    pc.wait_for("grub>");
+    pc.type_text("echo 6*7=$grub_platform\n");
+    pc.wait_for("6*7=pc");
+    // Nothing changes once the guest waits for a key: nothing is to be drawn.
+    pc.wait_until_still();
+    pc.type_text("lsmmap\n");
+    pc.wait_for("available RAM");
+    pc.type_text("ls\n");
+    pc.wait_for("(cd0)");
+    pc.finish();
+}
+
+#[test]
+fn grubs_rescue_disc_comes_to_its_prompt_and_takes_commands() {
+    grub_prompt(Accelerator::Soft);
+}
+
+#[test]
+fn grubs_rescue_disc_comes_to_its_prompt_on_kvm() {
+    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        println!("skipped: /dev/kvm is missing or may not be used");
+        return;
+    }
+    grub_prompt(Accelerator::Kvm);
+}
+
+#[test]
+fn a_reset_starts_the_firmware_again() {
+    let Some(iso) = installed(RESCUE).filter(|_| has_firmware()) else { return };
+    let mut pc = Pc::start(description(Accelerator::Soft, iso), iso);
+    pc.wait_for("Memtest86+");
+    pc.type_keys("c");
+    pc.wait_for("grub>");
+    pc.type_text("reboot\n");
+    pc.wait_for("Memtest86+");
+    pc.finish();
+}
+
+#[test]
+fn graphics_modes_show_through_the_framebuffer() {
+    let Some(iso) = installed(RESCUE).filter(|_| has_firmware()) else { return };
+    let mut pc = Pc::start(description(Accelerator::Soft, iso), iso);
+    pc.wait_for("Memtest86+");
+    pc.type_keys("c");
+    pc.wait_for("grub>");
+    pc.type_text("set gfxmode=800x600x32;loadfont unicode;insmod all_video;terminal_output gfxterm\n");
+    let screen = pc.handle.screen().expect("there is a VGA").clone();
+    pc.wait_until("a picture of 800×600 with text on it", |_| {
+        let picture = screen.picture();
+        let lit = picture.pixels().iter().filter(|pixel| **pixel != 0).count();
+        (picture.width(), picture.height()) == (800, 600) && lit > 50
+    });
+    pc.finish();
+}
+
+#[test]
+fn a_disk_with_grub_and_debians_kernel_boots_from_virtio_and_ide() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(image) = bootable_image(folder.path(), "cloud-amd64", "ferro.run=echo+result=$((6*7))") else { return };
+    for attached in ["if=virtio", "if=ide"] {
+        let disk = format!("{},format=raw,readonly=on,{attached}", image.display());
+        let (status, printed) = run(&["--disk", &disk]).finish();
+        assert!(printed.contains("result=42") && printed.contains("FERRO-GUEST status 0"), "{attached}: {printed}");
+        assert!(status.success(), "{attached}: {status}");
+    }
+}
+
+#[test]
+fn linux_reads_and_writes_ide_disks_and_mounts_the_disc_it_came_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "ferro.modules=ata_piix,sd_mod,sr_mod,isofs ferro.run=\
+        while+[+!+-b+/dev/sr0+-o+!+-b+/dev/sda+];do+sleep+0.1;done;mount+-t+iso9660+/dev/sr0+/mnt;\
+        sha256sum+/mnt/numbers;cat+/sys/block/sda/device/model+/sys/class/ata_device/dev*/dma_mode;\
+        dd+if=/mnt/numbers+of=/dev/sda+bs=64k;sync;echo+3+>/proc/sys/vm/drop_caches;\
+        head+-c+288894+/dev/sda|sha256sum;umount+/mnt;echo+done";
+    let Some(image) = bootable_image(folder.path(), "amd64", script) else { return };
+    let disk = folder.path().join("disk.raw");
+    std::fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    let attached = format!("{},format=raw,if=ide", disk.display());
+    let arguments = ["--memory", "512M", "--disk", &attached, "--cdrom", image.to_str().unwrap(), "--boot", "cdrom"];
+    let (status, printed) = run(&arguments).finish();
+    assert_eq!(printed.matches(NUMBERS).count(), 2, "from the disc, and back from the disk: {printed}");
+    assert!(printed.contains("FERRO HARDDISK"), "{printed}");
+    assert_eq!(printed.matches("XFER_UDMA").count() + printed.matches("UDMA/").count(), 2, "both by DMA: {printed}");
+    assert!(printed.contains("done") && status.success(), "{status}: {printed}");
+    let written = std::fs::read(&disk).unwrap();
+    let numbers = std::fs::read(folder.path().join("tree/numbers")).unwrap();
+    assert!(written.starts_with(&numbers), "the host finds on the disk what the guest wrote");
+}
+
+#[test]
+fn missing_firmware_is_said_with_what_to_do() {
+    let disc = tempfile::NamedTempFile::new().unwrap();
+    disc.as_file().set_len(1 << 20).unwrap();
+    let disc = disc.path().to_str().expect("a test's path is text");
+    for (arguments, told) in
+        [(&["--firmware", "/nonexistent/bios.bin"][..], "seabios"), (&["--firmware", "/dev/null"], "64 KiB")]
+    {
+        let output = ferro(&["run", "--accel", "soft", "--cdrom", disc]).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(told), "{said}");
+    }
+}
