@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use ferro_machine::{
-    DiskDescription, DiskInterface, GdbAddress, MacAddress, NetBackend, NetDescription, SerialTarget, VmDescription,
+    DiskDescription, DiskInterface, GdbAddress, MacAddress, MonitorTarget, NetBackend, NetDescription, SerialTarget,
+    VmDescription,
 };
 
 use crate::{exit, run};
@@ -22,14 +23,14 @@ pub(crate) struct KvmArgs {
 
 const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
-[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -nographic, -display none, -net nic[,macaddr=A],
+[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -display none, -net nic[,macaddr=A],
 -net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
 -no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -nodefaults, -nic tap,ifname=N";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["vnc", "spice", "sdl", "full-screen"], "nothing shows the screen yet: use -nographic and a serial console"),
-    (&["monitor", "qmp", "mon", "chardev"], "there is no monitor yet: debug with -gdb, end the VM with a signal"),
+    (&["mon", "chardev"], "say where the monitor is with -monitor or -qmp"),
     (&["option-rom"], "the board has its option ROM: leave it away"),
     (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
     (&["daemonize", "pidfile"], "the VM stays in the foreground: start it from a service manager, or with & and nohup"),
@@ -75,6 +76,7 @@ struct Reader {
     letters: [Option<DiskDescription>; 4],
     snapshot: bool,
     serial_given: bool,
+    monitor_given: bool,
     nographic: bool,
 }
 
@@ -104,6 +106,8 @@ pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<VmDescription> {
 
 /// Flags that a value follows.
 const VALUED: &[&str] = &[
+    "monitor",
+    "qmp",
     "hda",
     "hdb",
     "hdc",
@@ -170,6 +174,12 @@ impl Reader {
             "initrd" => self.vm.initrd = Some(value.into()),
             "append" => value.clone_into(&mut self.vm.append),
             "serial" => return self.serial(value),
+            "monitor" | "qmp" if value == "none" => self.monitor_given = true,
+            "monitor" => {
+                self.monitor_given = true;
+                self.vm.monitors.push(value.parse()?);
+            }
+            "qmp" => self.vm.qmps.push(value.parse()?),
             "virtioconsole" => self.vm.console = value.parse()?,
             "net" => return self.nets.net(value),
             "nic" => return self.nets.nic(value),
@@ -203,9 +213,10 @@ impl Reader {
             bail!("there is one serial port");
         }
         if value == "mon:stdio" {
-            bail!("there is no monitor yet: say -serial stdio");
+            self.vm.monitors.push(MonitorTarget::Stdio);
+            self.monitor_given = true;
         }
-        self.vm.serial = value.parse()?;
+        self.vm.serial = value.strip_prefix("mon:").unwrap_or(value).parse()?;
         Ok(())
     }
 
@@ -233,6 +244,10 @@ impl Reader {
     fn finish(mut self) -> anyhow::Result<VmDescription> {
         if self.nographic && !self.serial_given {
             self.vm.serial = SerialTarget::Stdio;
+            // As in QEMU, the monitor is behind Ctrl-A c.
+            if !self.monitor_given {
+                self.vm.monitors.push(MonitorTarget::Stdio);
+            }
         }
         self.vm.disks = self.letters.into_iter().flatten().chain(self.drives).collect();
         for disk in &mut self.vm.disks {

@@ -9,8 +9,8 @@ use ferro_block::image::{ImageSpec, OpenMode, Secrets};
 use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
 use ferro_block::{FileOptions, FileStorage, Storage};
 use ferro_machine::{
-    Accelerator, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, NetDescription, Outcome,
-    SerialTarget, VmDescription,
+    Accelerator, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, MonitorTarget, NetDescription,
+    Outcome, SerialTarget, VmDescription,
 };
 
 use crate::exit;
@@ -69,10 +69,16 @@ pub(crate) struct RunArgs {
     /// Give it a virtio console (hvc0) that leads there, as for --serial [default: none]
     #[arg(long, value_name = "WHERE")]
     console: Option<SerialTarget>,
+    /// A monitor for people: stdio, unix:PATH, tcp:HOST:PORT; on the terminal together with --serial, Ctrl-A c changes over
+    #[arg(long = "monitor", value_name = "WHERE")]
+    monitors: Vec<MonitorTarget>,
+    /// A monitor for programs (QMP): unix:PATH, tcp:HOST:PORT
+    #[arg(long = "qmp", value_name = "WHERE")]
+    qmps: Vec<MonitorTarget>,
     /// Let gdb connect: tcp:HOST:PORT, such as tcp:127.0.0.1:1234
     #[arg(long, value_name = "WHERE")]
     gdb: Option<GdbAddress>,
-    /// Wait for the debugger to let the guest begin
+    /// Wait for the monitor or the debugger to let the guest begin
     #[arg(long)]
     paused: bool,
     /// Let sockets without authentication be reachable from other hosts
@@ -102,6 +108,8 @@ impl RunArgs {
         set(&mut vm.append, self.append);
         set(&mut vm.serial, self.serial);
         set(&mut vm.console, self.console);
+        vm.monitors.extend(self.monitors);
+        vm.qmps.extend(self.qmps);
         vm.kernel = self.kernel.or(vm.kernel);
         vm.initrd = self.initrd.or(vm.initrd);
         vm.firmware = self.firmware.or(vm.firmware);
@@ -127,7 +135,14 @@ impl RunArgs {
 /// Runs a described VM to its end: exit code 0 if its guest switched it off, rebooted or was told to quit.
 pub(crate) fn run_description(vm: &VmDescription) -> anyhow::Result<ExitCode> {
     exit::with_code(exit::USAGE, vm.check().map_err(anyhow::Error::new))?;
-    let disks = vm.disks.iter().map(open_disk).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut vm = vm.clone();
+    let mut disks = vec![];
+    for disk in &mut vm.disks {
+        let (storage, format) = open_disk(disk)?;
+        disk.format = Some(format);
+        disks.push(storage);
+    }
+    let vm = &vm;
     let closing = disks.clone();
     let outcome = ferro_machine::run(vm, disks)?;
     for (disk, description) in closing.iter().zip(&vm.disks) {
@@ -145,16 +160,19 @@ pub(crate) fn run_description(vm: &VmDescription) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(exit::OK))
 }
 
-fn open_disk(disk: &DiskDescription) -> anyhow::Result<Arc<dyn Storage>> {
+/// Opens a disk's image; it, and its format.
+fn open_disk(disk: &DiskDescription) -> anyhow::Result<(Arc<dyn Storage>, String)> {
     let format = disk.format.as_deref().map(str::parse).transpose()?;
     let spec = ImageSpec::from_name(&disk.file, format)?;
     let mode = if disk.read_only || disk.snapshot { OpenMode::READ } else { OpenMode::WRITE };
     let image = ferro_block::image::open(&spec, mode, &Secrets::default())
         .with_context(|| format!("cannot open the disk {}", disk.file))?;
+    let format = image.format.to_string();
     if disk.snapshot && !disk.read_only {
-        return thrown_away(image.storage).with_context(|| format!("cannot make an overlay for {}", disk.file));
+        let overlay = thrown_away(image.storage);
+        return Ok((overlay.with_context(|| format!("cannot make an overlay for {}", disk.file))?, format));
     }
-    Ok(image.storage)
+    Ok((image.storage, format))
 }
 
 /// An image over `backing` that takes the writes and is gone with the process: its file has no name any more.

@@ -9,7 +9,9 @@ pub mod soft;
 
 pub use accelerator::{Bus, Doorbell, Error, Exit, Vcpu, Vm};
 pub use clock::{HostClock, InstructionClock, VmClock};
-pub use ferro_cpu::{CS, DebugStop, Disassembled, Registers, SegmentRegister, TableRegister, Watchpoint, disassemble};
+pub use ferro_cpu::{
+    Activity, CS, DebugStop, Disassembled, Registers, SegmentRegister, TableRegister, Watchpoint, disassemble,
+};
 
 /// Index of RBX in [`Registers::gpr`].
 pub const RBX: usize = 3;

@@ -36,6 +36,7 @@ use crate::disk::StorageDisk;
 use crate::firmware::{Bootable, Firmware, Told, configure, set_up_cmos};
 use crate::layout::{self, Arena};
 use crate::memory_map::{MemoryMap, VideoWindow};
+use crate::monitor::{Drive, DriveKind};
 use crate::serial::{Outgoing, Sender};
 
 /// A disk as the board gets it: described, and opened.
@@ -56,13 +57,15 @@ pub(crate) struct Board {
     pub(crate) bus: Arc<MachineBus>,
     pub(crate) pci: Arc<PciBus>,
     bridge: Shared<HostBridge>,
-    power: Shared<PowerFunction>,
+    pub(crate) power: Shared<PowerFunction>,
     pub(crate) ide: Shared<IdeController>,
     pub(crate) vga: Option<Shared<Vga>>,
     pub(crate) keyboard: Shared<I8042>,
     map: Arc<MemoryMap>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
+    pub(crate) balloon: Shared<VirtioPci<Balloon>>,
+    pub(crate) drives: Arc<[Drive]>,
     pub(crate) console: Option<(Shared<VirtioPci<Console>>, Arc<Outgoing>)>,
     pub(crate) rtc: Shared<Rtc>,
     pub(crate) cards: Vec<Shared<VirtioPci<Net>>>,
@@ -168,31 +171,35 @@ impl Slots {
     }
 
     /// Adds IDE with its disks and CD-ROM drives, and the virtio disks; says what can be booted from, in their order.
-    fn add_disks(&mut self, disks: Vec<OpenDisk>) -> (Shared<IdeController>, Vec<Bootable>) {
+    fn add_disks(&mut self, disks: Vec<OpenDisk>) -> (Shared<IdeController>, Vec<Bootable>, Vec<Drive>) {
         let lines = [layout::IDE_IRQ, layout::IDE_IRQ + 1].map(|irq| self.vm.line(irq));
         let mut ide = IdeController::new(self.vm.memory().clone(), lines);
-        let mut bootable = vec![];
+        let (mut bootable, mut drives) = (vec![], vec![]);
         for (index, OpenDisk { description, storage }) in in_order_of_units(disks).into_iter().enumerate() {
             let serial = description.serial.clone().unwrap_or_else(|| format!("disk{index}"));
-            let backend = Box::new(StorageDisk::new(description.file, storage, description.read_only));
+            let backend = Box::new(StorageDisk::new(description.file.clone(), storage.clone(), description.read_only));
             if description.interface == DiskInterface::Virtio {
-                let (slot, _) = self.add_virtio(Block::new(backend, &serial, description.queues));
+                let (slot, disk) = self.add_virtio(Block::new(backend, &serial, description.queues));
                 let path = format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0");
+                let name = format!("virtio{}", drives.iter().filter(|drive: &&Drive| drive.is_virtio()).count());
+                drives.push(Drive::new(name, DriveKind::Virtio(disk), &description, storage));
                 bootable.push(Bootable { kind: BootDevice::Disk, path });
                 continue;
             }
             let at = free_unit(&ide, description.unit, description.cdrom);
-            let kind = if description.cdrom {
+            let (kind, drive, letters) = if description.cdrom {
                 ide.attach_cdrom(at, Some(backend), &serial);
-                BootDevice::Cdrom
+                (BootDevice::Cdrom, DriveKind::Cdrom((2 * at.channel + at.unit) as u8), "cd")
             } else {
                 ide.attach_disk(at, backend, &serial);
-                BootDevice::Disk
+                (BootDevice::Disk, DriveKind::Disk, "hd")
             };
+            let name = format!("ide{}-{letters}{}", at.channel, at.unit);
+            drives.push(Drive::new(name, drive, &description, storage));
             let path = format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", at.channel, at.unit);
             bootable.push(Bootable { kind, path });
         }
-        (self.add(layout::ISA_SLOT, 1, ide), bootable)
+        (self.add(layout::ISA_SLOT, 1, ide), bootable, drives)
     }
 }
 
@@ -322,7 +329,7 @@ impl Plan<'_> {
         let power = PowerManagement::new(vm.line(layout::SCI), clock.clone(), switch());
         let power = slots.add(layout::ISA_SLOT, 3, PowerFunction::new(power));
         let first = slots.next;
-        let (ide, bootable) = slots.add_disks(disks);
+        let (ide, bootable, drives) = slots.add_disks(disks);
         let cards = nets.into_iter().map(|net| slots.add_virtio(Net::new(net.mac.0, net.sink)).1).collect();
         let busy = (first..slots.next).map(|slot| slot << 3).collect();
         let console = (self.description.console != SerialTarget::None).then(|| {
@@ -330,7 +337,7 @@ impl Plan<'_> {
             (slots.add_virtio(Console::new(Box::new(Sender(outgoing.clone())))).1, outgoing)
         });
         slots.add_virtio(Rng::new(entropy));
-        slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
+        let (_, balloon) = slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
         let vga = self.add_vga(&mut slots);
         let window = vga.clone().map(|function| VideoWindow {
             number: layout::VGA_SLOT << 3,
@@ -373,6 +380,8 @@ impl Plan<'_> {
             map,
             serial,
             serial_out,
+            balloon,
+            drives: drives.into(),
             console,
             rtc,
             cards,

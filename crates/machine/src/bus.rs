@@ -30,6 +30,11 @@ impl MachineBus {
         Self { ports, pci, map }
     }
 
+    /// The PCI bus behind it.
+    pub(crate) fn pci(&self) -> &PciBus {
+        &self.pci
+    }
+
     fn port(&self, port: u64) -> Option<(&Mutex<dyn BusDevice>, u64)> {
         let (range, device) = self.ports.iter().find(|(range, _)| range.contains(&port))?;
         Some((device, port - range.start))

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::description::{DescriptionError, DiskDescription, NetDescription, VmDescription};
+use crate::description::{DescriptionError, DiskDescription, MonitorTarget, NetDescription, VmDescription};
 
 /// The file as written: everything optional, values as text where a flag takes text.
 #[derive(Debug, Default, Deserialize)]
@@ -29,10 +29,29 @@ struct File {
     net: Vec<Net>,
     serial: Option<String>,
     console: Option<String>,
+    monitor: Option<OneOrMore>,
+    qmp: Option<OneOrMore>,
     gdb: Option<String>,
     insecure: Option<bool>,
     no_reboot: Option<bool>,
     paused: Option<bool>,
+}
+
+/// A value, or a list of them.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+fn monitors(given: Option<OneOrMore>) -> Result<Vec<MonitorTarget>, DescriptionError> {
+    let texts = match given {
+        None => vec![],
+        Some(OneOrMore::One(text)) => vec![text],
+        Some(OneOrMore::More(texts)) => texts,
+    };
+    texts.iter().map(|text| text.parse()).collect()
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,6 +137,8 @@ impl File {
         set(&mut vm.clock, self.clock).map_err(refuse("clock"))?;
         set(&mut vm.serial, self.serial).map_err(refuse("serial"))?;
         set(&mut vm.console, self.console).map_err(refuse("console"))?;
+        vm.monitors = monitors(self.monitor).map_err(refuse("monitor"))?;
+        vm.qmps = monitors(self.qmp).map_err(refuse("qmp"))?;
         vm.cpus = self.cpus.unwrap_or(vm.cpus);
         vm.kernel = self.kernel.map(|kernel| folder.join(kernel));
         vm.initrd = self.initrd.map(|initrd| folder.join(initrd));

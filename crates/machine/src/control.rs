@@ -16,8 +16,11 @@ use crate::bus::lock;
 pub enum Event {
     /// The guest switched itself off.
     PoweredOff,
-    /// The guest, or a triple fault, asks for a reset.
-    ResetRequested,
+    /// The guest, a triple fault, or somebody outside asks for a reset.
+    ResetRequested {
+        /// The guest did, rather than somebody outside.
+        guest: bool,
+    },
     /// Somebody wants the VM to end now.
     Quit,
     /// A vCPU stopped for the debugger.
@@ -47,6 +50,8 @@ struct State {
     working: u32,
     /// A bit for each vCPU that runs when the VM does: all, unless a debugger holds some.
     allowed: u64,
+    /// Somebody stopped the VM, and it stays so until told to go on, whatever happens meanwhile.
+    stopped: bool,
 }
 
 /// The handle to a VM's vCPU threads.
@@ -73,7 +78,8 @@ impl Control {
                 (Mutex::new(sender), JobQueue { vcpu, jobs: receiver })
             })
             .unzip();
-        let state = Mutex::new(State { phase: Phase::Paused, parked: 0, working: 0, allowed: u64::MAX });
+        let state =
+            Mutex::new(State { phase: Phase::Paused, parked: 0, working: 0, allowed: u64::MAX, stopped: false });
         (Arc::new(Self { vm, state, changed: Condvar::new(), jobs, events: Mutex::new(events) }), queues)
     }
 
@@ -106,6 +112,35 @@ impl Control {
     /// Lets the vCPUs run.
     pub fn resume(&self) {
         self.resume_some(u64::MAX);
+    }
+
+    /// Stops the VM until [`Control::go_on`], through resets too.
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.pause();
+    }
+
+    /// Lets a VM go on that was stopped, or has not begun.
+    pub(crate) fn go_on(&self) {
+        lock(&self.state).stopped = false;
+        self.resume();
+    }
+
+    /// Lets the vCPUs run after something for which they had to be still, unless the VM is stopped.
+    pub(crate) fn resume_unless_stopped(&self) {
+        if !lock(&self.state).stopped {
+            self.resume();
+        }
+    }
+
+    /// The VM is not to begin by itself.
+    pub(crate) fn begin_stopped(&self) {
+        lock(&self.state).stopped = true;
+    }
+
+    /// Whether the vCPUs may run.
+    pub(crate) fn is_running(&self) -> bool {
+        lock(&self.state).phase == Phase::Running
     }
 
     /// Lets those vCPUs run whose bit is set, and no others.
@@ -217,6 +252,6 @@ impl PowerSwitch for Switch {
 
 impl ResetLine for Switch {
     fn reset(&self) {
-        self.0.report(Event::ResetRequested);
+        self.0.report(Event::ResetRequested { guest: true });
     }
 }

@@ -237,6 +237,13 @@ impl FromStr for DiskDescription {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MacAddress(pub [u8; 6]);
 
+impl std::fmt::Display for MacAddress {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, f] = self.0;
+        write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
+}
+
 impl FromStr for MacAddress {
     type Err = DescriptionError;
 
@@ -338,13 +345,44 @@ impl FromStr for SerialTarget {
     }
 }
 
+/// Where a monitor is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MonitorTarget {
+    /// The process's standard input and output; together with a serial port there, Ctrl-A c changes between the two.
+    Stdio,
+    /// A unix socket, which only its owner may open.
+    Unix(PathBuf),
+    /// A TCP listener at `HOST:PORT`.
+    Tcp(String),
+}
+
+impl FromStr for MonitorTarget {
+    type Err = DescriptionError;
+
+    /// `stdio`, `unix:PATH`, `tcp:HOST:PORT`; without a host it is the loopback address. QEMU's options after it (`,server`,
+    /// `,nowait`) say nothing new.
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        let (place, _) = value.split_once(',').unwrap_or((value, ""));
+        let (kind, rest) = place.split_once([':', '=']).unwrap_or((place, ""));
+        match (kind, rest.rsplit_once(':')) {
+            ("stdio", None) if rest.is_empty() => Ok(Self::Stdio),
+            ("unix", _) if !rest.is_empty() => Ok(Self::Unix(rest.into())),
+            ("tcp" | "telnet", Some((host, port))) if port.parse::<u16>().is_ok() => {
+                let host = if host.is_empty() { "127.0.0.1" } else { host };
+                Ok(Self::Tcp(format!("{host}:{port}")))
+            }
+            _ => refuse(value, "a monitor is at stdio, unix:PATH or tcp:HOST:PORT"),
+        }
+    }
+}
+
 /// Where a gdb stub listens: `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GdbAddress(pub String);
 
 impl GdbAddress {
     /// Whether only this host reaches it.
-    fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         is_loopback(&self.0)
     }
 }
@@ -403,6 +441,10 @@ pub struct VmDescription {
     pub serial: SerialTarget,
     /// The virtio console (`hvc0` in Linux); the board has one only if it leads somewhere.
     pub console: SerialTarget,
+    /// Monitors for people.
+    pub monitors: Vec<MonitorTarget>,
+    /// Monitors for programs (QMP).
+    pub qmps: Vec<MonitorTarget>,
     /// Where a gdb stub listens.
     pub gdb: Option<GdbAddress>,
     /// Listeners may be reachable from other hosts.
@@ -431,6 +473,8 @@ impl Default for VmDescription {
             nets: vec![],
             serial: SerialTarget::default(),
             console: SerialTarget::default(),
+            monitors: vec![],
+            qmps: vec![],
             gdb: None,
             insecure: false,
             no_reboot: false,
@@ -473,8 +517,23 @@ impl VmDescription {
         if self.serial == SerialTarget::Stdio && self.console == SerialTarget::Stdio {
             return refuse("stdio", "--serial and --console can't both have the terminal");
         }
-        if self.paused && self.gdb.is_none() {
-            return refuse("--paused", "a VM that waits needs --gdb: nothing else could let it begin");
+        for monitor in self.monitors.iter().chain(&self.qmps) {
+            if let MonitorTarget::Tcp(address) = monitor
+                && !self.insecure
+                && !is_loopback(address)
+            {
+                let problem =
+                    "whoever connects there commands the VM: let the monitor listen at 127.0.0.1, or say --insecure";
+                return refuse(address, problem);
+            }
+        }
+        let terminals = self.monitors.iter().filter(|monitor| **monitor == MonitorTarget::Stdio).count();
+        if terminals > 1 || self.qmps.contains(&MonitorTarget::Stdio) {
+            return refuse("stdio", "one monitor can have the terminal, and a program's (--qmp) is at a socket");
+        }
+        if self.paused && self.gdb.is_none() && self.monitors.is_empty() && self.qmps.is_empty() {
+            let problem = "a VM that waits needs --monitor, --qmp or --gdb: nothing else could let it begin";
+            return refuse("--paused", problem);
         }
         if self.kernel.is_none() && (self.initrd.is_some() || !self.append.is_empty()) {
             return refuse("", "--initrd and --append go with --kernel, which is missing");

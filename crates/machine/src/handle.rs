@@ -30,7 +30,7 @@ impl Handle {
 
     /// Resets it.
     pub fn reset(&self) {
-        self.control.report(Event::ResetRequested);
+        self.control.report(Event::ResetRequested { guest: false });
     }
 
     /// Its screen, if it has one.

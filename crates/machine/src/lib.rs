@@ -15,6 +15,7 @@ mod handle;
 mod io_thread;
 mod layout;
 mod memory_map;
+mod monitor;
 mod network;
 mod run;
 mod serial;
@@ -26,7 +27,7 @@ pub use config::ConfigError;
 pub use control::{Control, Event};
 pub use description::{
     Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, GdbAddress, MacAddress, MemorySize,
-    NetBackend, NetDescription, SerialTarget, VmDescription,
+    MonitorTarget, NetBackend, NetDescription, SerialTarget, VmDescription,
 };
 pub use ferro_devices::ide::{MediumState, TrayError};
 pub use ferro_devices::ps2::{Buttons, Key};

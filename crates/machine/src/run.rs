@@ -1,11 +1,13 @@
 //! Running a VM from its description to its end: opens what it needs, builds the board, boots, and acts on what happens.
 
+use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferro_block::Storage;
+use ferro_console::monitor::NetworkInfo;
 use ferro_guest::{GuestMemory, MapError, Ram, RamError};
 use ferro_hypervisor::kvm::{self, KvmVm};
 use ferro_hypervisor::soft::SoftVm;
@@ -17,13 +19,14 @@ use crate::boot::{self, BootError, Kernel};
 use crate::bus::lock;
 use crate::control::{Control, Event, JobQueue, Turn};
 use crate::description::{
-    Accelerator, ClockSource, DescriptionError, MacAddress, NetBackend, SerialTarget, VmDescription,
+    Accelerator, ClockSource, DescriptionError, MacAddress, MonitorTarget, NetBackend, SerialTarget, VmDescription,
 };
 use crate::firmware::{Firmware, FirmwareError};
 use crate::gdb::Stub;
 use crate::handle::{Handle, Screen};
 use crate::io_thread::{self, Served};
 use crate::layout::{self, Arena};
+use crate::monitor::{self, Language, Operator, Parts, Subscribers, TerminalSession};
 use crate::network::{self, TapSink};
 use crate::serial;
 use crate::terminal::RawTerminal;
@@ -99,7 +102,8 @@ struct Machine {
     /// The boot CPU's registers after power-on, from which each boot begins.
     power_on: Registers,
     description: VmDescription,
-    debugger: Option<Stub>,
+    debugger: Arc<Mutex<Option<Stub>>>,
+    subscribers: Arc<Subscribers>,
 }
 
 /// What the boot CPU begins with.
@@ -167,16 +171,33 @@ pub fn run_with(
     let debugger = description.gdb.as_ref().map(|address| {
         Stub::listen(&address.0, control.clone()).map_err(host(format!("listen for a debugger at {}", address.0)))
     });
-    let debugger = debugger.transpose()?;
+    let debugger = Arc::new(Mutex::new(debugger.transpose()?));
     let description = description.clone();
-    let machine = Machine { vm, control: control.clone(), board, source, power_on, description, debugger };
+    let machine = Machine {
+        vm,
+        control: control.clone(),
+        board,
+        source,
+        power_on,
+        description,
+        debugger,
+        subscribers: Arc::default(),
+    };
     let description = &machine.description;
     let start = machine.boot_registers()?;
     vcpus[0].set_registers(&start)?;
-    serial::connect(&description.serial, &machine.board.serial_out, &machine.board.serial, &control)
-        .map_err(host(format!("connect the serial port to {:?}", description.serial)))?;
+    let monitors = machine.open_monitors()?;
+    let shared = |target: &SerialTarget| monitors.clone().filter(|_| *target == SerialTarget::Stdio);
+    serial::connect(
+        &description.serial,
+        &machine.board.serial_out,
+        &machine.board.serial,
+        &control,
+        shared(&description.serial),
+    )
+    .map_err(host(format!("connect the serial port to {:?}", description.serial)))?;
     if let Some((chip, outgoing)) = &machine.board.console {
-        serial::connect(&description.console, outgoing, chip, &control)
+        serial::connect(&description.console, outgoing, chip, &control, shared(&description.console))
             .map_err(host(format!("connect the console to {:?}", description.console)))?;
     }
     for (tap, card) in taps.into_iter().zip(&machine.board.cards) {
@@ -192,7 +213,11 @@ pub fn run_with(
     std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
     started(machine.handle());
     let terminal = [&description.serial, &description.console].contains(&&SerialTarget::Stdio);
-    let _raw = terminal.then(RawTerminal::enter);
+    let _raw = (terminal || monitors.is_some()).then(RawTerminal::enter);
+    if let Some(monitor) = monitors.filter(|_| !terminal) {
+        let work = move || monitor.read();
+        std::thread::Builder::new().name("monitor".into()).spawn(work).map_err(host("start a thread"))?;
+    }
     std::thread::scope(|scope| {
         let threads: Vec<_> = vcpus
             .into_iter()
@@ -297,6 +322,45 @@ impl Machine {
         }
     }
 
+    /// Opens the monitors; the one that has the terminal, if there is one.
+    fn open_monitors(&self) -> Result<Option<Arc<TerminalSession>>, RunError> {
+        let Self { description, board, .. } = self;
+        let cards = board.cards.iter().zip(&description.nets).enumerate().map(|(index, (card, net))| {
+            let NetBackend::Tap(tap) = &net.backend;
+            let mac = net.mac.unwrap_or_else(|| made_up_address(&description.name, index));
+            let info = NetworkInfo {
+                name: format!("net{index}"),
+                model: "virtio-net-pci".into(),
+                mac: mac.to_string(),
+                peer: format!("tap: ifname={tap}"),
+                link: true,
+            };
+            (info, card.clone())
+        });
+        let parts = Parts {
+            name: description.name.clone(),
+            vm: self.vm.clone(),
+            handle: self.handle(),
+            bus: board.bus.clone(),
+            power: board.power.clone(),
+            balloon: board.balloon.clone(),
+            cards: cards.collect(),
+            drives: board.drives.clone(),
+            debugger: self.debugger.clone(),
+            memory: description.memory.0,
+            prelaunch: description.paused,
+        };
+        let operator = Arc::new(Operator::new(parts, self.subscribers.clone()));
+        for (language, targets) in [(Language::Hmp, &description.monitors), (Language::Qmp, &description.qmps)] {
+            for target in targets {
+                monitor::listen(target, language, operator.clone())
+                    .map_err(host(format!("listen for a monitor at {target:?}")))?;
+            }
+        }
+        let terminal = description.monitors.contains(&MonitorTarget::Stdio);
+        Ok(terminal.then(|| monitor::terminal_session(operator, std::io::stdin().is_terminal())))
+    }
+
     fn run_vcpu(&self, index: u32, mut vcpu: Box<dyn Vcpu>, queue: &JobQueue) {
         loop {
             if let Turn::End = self.control.next_turn(queue, &mut *vcpu) {
@@ -306,7 +370,7 @@ impl Machine {
                 Exit::Kicked => {}
                 Exit::Shutdown => {
                     self.describe_triple_fault(&mut *vcpu);
-                    self.stop_for(Event::ResetRequested, queue, &mut *vcpu);
+                    self.stop_for(Event::ResetRequested { guest: true }, queue, &mut *vcpu);
                 }
                 Exit::Debug(stop) => self.stop_for(Event::Debug { vcpu: index, stop }, queue, &mut *vcpu),
                 Exit::Failed(what) => self.stop_for(Event::Failed(what), queue, &mut *vcpu),
@@ -332,7 +396,9 @@ impl Machine {
 
     /// Acts on events until the VM ends.
     fn supervise(&self, events: &Receiver<Event>) -> Result<Outcome, RunError> {
-        if !self.description.paused {
+        if self.description.paused {
+            self.control.begin_stopped();
+        } else {
             self.control.resume();
         }
         loop {
@@ -349,13 +415,14 @@ impl Machine {
             debug!("event: {event:?}");
             let outcome = match event {
                 Some(Event::PoweredOff) => Outcome::PoweredOff,
-                Some(Event::ResetRequested) if self.description.no_reboot => Outcome::Reset,
-                Some(Event::ResetRequested) => {
+                Some(Event::ResetRequested { .. }) if self.description.no_reboot => Outcome::Reset,
+                Some(Event::ResetRequested { guest }) => {
+                    self.subscribers.tell(&monitor::Event::Reset { guest });
                     self.reset(events)?;
                     continue;
                 }
                 Some(Event::Debug { vcpu, stop }) => {
-                    if let Some(debugger) = &self.debugger {
+                    if let Some(debugger) = &*lock(&self.debugger) {
                         debugger.stopped(vcpu, stop);
                     }
                     continue;
@@ -366,9 +433,11 @@ impl Machine {
             self.control.pause();
             self.board.serial_out.drain();
             self.board.console.iter().for_each(|(_, outgoing)| outgoing.drain());
-            if let Some(debugger) = &self.debugger {
+            if let Some(debugger) = &*lock(&self.debugger) {
                 debugger.end();
             }
+            self.subscribers.tell(&monitor::Event::Shutdown { guest: outcome != Outcome::Quit });
+            self.subscribers.finish();
             return Ok(outcome);
         }
     }
@@ -386,7 +455,7 @@ impl Machine {
         info!("reset");
         self.control.pause();
         // One reset is enough for all that asked while it was on its way.
-        while events.try_recv().is_ok_and(|event| event == Event::ResetRequested) {}
+        while events.try_recv().is_ok_and(|event| matches!(event, Event::ResetRequested { .. })) {}
         self.vm.reset();
         self.board.reset();
         let start = self.boot_registers()?;
@@ -397,7 +466,7 @@ impl Machine {
             });
             result.unwrap_or(Ok(()))?;
         }
-        self.control.resume();
+        self.control.resume_unless_stopped();
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use ferro_devices::virtio::{Console, ConsoleOutput, VirtioPci};
 use crate::bus::{Shared, lock};
 use crate::control::{Control, Event};
 use crate::description::SerialTarget;
+use crate::monitor::TerminalSession;
 use crate::terminal::{EscapeFilter, HELP, Typed};
 
 /// Output that nobody reads is kept up to this many bytes; then the guest waits.
@@ -155,8 +156,10 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
-fn read_terminal(chip: &impl Keyboard, control: &Control) {
+/// Takes what is typed to the guest, or, after Ctrl-A c, to the monitor.
+fn read_terminal(chip: &impl Keyboard, control: &Control, monitor: Option<&TerminalSession>) {
     let mut filter = EscapeFilter::default();
+    let mut monitor_has_it = false;
     let mut buffer = [0; 256];
     let mut input = io::stdin().lock();
     loop {
@@ -166,7 +169,16 @@ fn read_terminal(chip: &impl Keyboard, control: &Control) {
         };
         for typed in buffer[..len].iter().filter_map(|&byte| filter.take(byte)) {
             match typed {
-                Typed::Byte(byte) => type_bytes(chip, &[byte], control),
+                Typed::Byte(byte) => match monitor.filter(|_| monitor_has_it) {
+                    Some(monitor) => monitor_has_it = monitor.input(&[byte]),
+                    None => type_bytes(chip, &[byte], control),
+                },
+                Typed::Switch => {
+                    monitor_has_it = !monitor_has_it && monitor.is_some();
+                    if let Some(monitor) = monitor.filter(|_| monitor_has_it) {
+                        monitor.show_prompt();
+                    }
+                }
                 Typed::Break => chip.receive_break(),
                 Typed::Quit => control.report(Event::Quit),
                 Typed::Help => {
@@ -206,7 +218,7 @@ fn serve<C: Read + Write + Send + 'static>(
     }
 }
 
-/// Starts the threads that carry the bytes.
+/// Starts the threads that carry the bytes; on the terminal, those of the monitor that shares it too.
 ///
 /// # Errors
 /// A file or socket that can't be opened.
@@ -215,6 +227,7 @@ pub(crate) fn connect(
     outgoing: &Arc<Outgoing>,
     chip: &impl Keyboard,
     control: &Arc<Control>,
+    monitor: Option<Arc<TerminalSession>>,
 ) -> io::Result<()> {
     let (out, chip, commands) = (outgoing.clone(), chip.clone(), control.clone());
     match target {
@@ -224,7 +237,7 @@ pub(crate) fn connect(
         }
         SerialTarget::Stdio => {
             spawn("serial-out", move || write_all(&out, io::stdout()))?;
-            spawn("serial-in", move || read_terminal(&chip, &commands))
+            spawn("serial-in", move || read_terminal(&chip, &commands, monitor.as_deref()))
         }
         SerialTarget::File(path) => {
             let file = std::fs::File::create(path)?;

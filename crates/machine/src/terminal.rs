@@ -38,6 +38,8 @@ pub(crate) enum Typed {
     Byte(u8),
     /// A break condition.
     Break,
+    /// Change between the guest and the monitor.
+    Switch,
     /// End the VM.
     Quit,
     /// Show what the escape character can do.
@@ -63,6 +65,7 @@ impl EscapeFilter {
             return Some(Typed::Byte(byte));
         }
         match byte {
+            b'c' => Some(Typed::Switch),
             b'x' => Some(Typed::Quit),
             b'b' => Some(Typed::Break),
             b'h' | b'?' => Some(Typed::Help),
@@ -73,8 +76,7 @@ impl EscapeFilter {
 }
 
 /// What [`Typed::Help`] shows.
-pub(crate) const HELP: &str =
-    "\r\nC-a h    print this help\r\nC-a x    end the VM\r\nC-a b    send a break\r\nC-a C-a  send C-a\r\n";
+pub(crate) const HELP: &str = "\r\nC-a h    print this help\r\nC-a x    end the VM\r\nC-a c    change to the monitor and back\r\nC-a b    send a break\r\nC-a C-a  send C-a\r\n";
 
 #[cfg(test)]
 mod tests {

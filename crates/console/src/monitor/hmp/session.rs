@@ -125,7 +125,8 @@ impl Session {
         }
     }
 
-    fn prompt(&mut self) {
+    /// Shows the prompt again: the other side has done something else meanwhile.
+    pub fn prompt(&mut self) {
         if self.closed || self.single {
             return;
         }

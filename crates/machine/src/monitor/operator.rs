@@ -1,0 +1,303 @@
+//! Executes the monitor's commands on the running VM: each operation once, whatever the language it was asked in.
+
+use std::io::BufWriter;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ferro_console::keys;
+use ferro_console::monitor::{
+    BalloonInfo, Command, Event, MouseButtons, NetworkInfo, NetworkLink, OperationError, Reply, RunState, Screenshot,
+    VncInfo,
+};
+use ferro_devices::pci::PowerFunction;
+use ferro_devices::ps2::{Buttons, Key};
+use ferro_devices::virtio::{Balloon, Net, VirtioPci};
+use ferro_hypervisor::Vm;
+
+use super::{Drive, Subscribers, inspect};
+use crate::Handle;
+use crate::bus::{MachineBus, Shared, lock};
+use crate::control::Control;
+use crate::gdb::Stub;
+
+/// What the operator reaches of a VM.
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) vm: Arc<dyn Vm>,
+    pub(crate) handle: Handle,
+    pub(crate) bus: Arc<MachineBus>,
+    pub(crate) power: Shared<PowerFunction>,
+    pub(crate) balloon: Shared<VirtioPci<Balloon>>,
+    pub(crate) cards: Vec<(NetworkInfo, Shared<VirtioPci<Net>>)>,
+    pub(crate) drives: Arc<[Drive]>,
+    pub(crate) debugger: Arc<Mutex<Option<Stub>>>,
+    /// Bytes of RAM.
+    pub(crate) memory: u64,
+    /// It has not begun yet.
+    pub(crate) prelaunch: bool,
+}
+
+/// Does what the monitor's sessions ask for.
+pub(crate) struct Operator {
+    pub(super) control: Arc<Control>,
+    pub(super) handle: Handle,
+    pub(super) bus: Arc<MachineBus>,
+    pub(super) drives: Arc<[Drive]>,
+    pub(super) subscribers: Arc<Subscribers>,
+    name: String,
+    vm: Arc<dyn Vm>,
+    power: Shared<PowerFunction>,
+    balloon: Shared<VirtioPci<Balloon>>,
+    cards: Vec<(NetworkInfo, Shared<VirtioPci<Net>>)>,
+    links: Mutex<Vec<bool>>,
+    debugger: Arc<Mutex<Option<Stub>>>,
+    memory: u64,
+    prelaunch: Mutex<bool>,
+    buttons: Mutex<Buttons>,
+    /// One command at a time, whoever asks.
+    turn: Mutex<()>,
+}
+
+/// A failure as the monitor tells it.
+pub(super) fn failed(error: impl std::fmt::Display) -> OperationError {
+    OperationError::new(error.to_string())
+}
+
+fn unsupported(what: &str) -> OperationError {
+    OperationError::new(format!("{what} is not supported by this VM"))
+}
+
+type Result = std::result::Result<Reply, OperationError>;
+
+impl Operator {
+    /// An operator for this VM.
+    pub(crate) fn new(parts: Parts, subscribers: Arc<Subscribers>) -> Self {
+        let links = Mutex::new(vec![true; parts.cards.len()]);
+        Self {
+            control: parts.handle.control.clone(),
+            handle: parts.handle,
+            bus: parts.bus,
+            drives: parts.drives,
+            subscribers,
+            name: parts.name,
+            vm: parts.vm,
+            power: parts.power,
+            balloon: parts.balloon,
+            cards: parts.cards,
+            links,
+            debugger: parts.debugger,
+            memory: parts.memory,
+            prelaunch: Mutex::new(parts.prelaunch),
+            buttons: Mutex::default(),
+            turn: Mutex::default(),
+        }
+    }
+
+    /// The VM's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Executes one command.
+    ///
+    /// # Errors
+    /// What failed, for whoever asked.
+    pub(crate) fn execute(&self, command: Command) -> Result {
+        // Keys are held for a time, in which others may go on.
+        if let Command::SendKeys { keys, hold } = command {
+            return self.send_keys(&keys, hold);
+        }
+        let _turn = lock(&self.turn);
+        match command {
+            Command::Stop | Command::Continue | Command::Quit | Command::Reset | Command::PowerDown | Command::Nmi => {
+                Ok(self.run_control(&command))
+            }
+            Command::QueryRegisters { cpu } => self.query_registers(cpu),
+            Command::QueryCpus => self.query_cpus(),
+            Command::QueryPages { cpu } => self.query_pages(cpu),
+            Command::QueryBlock => Ok(self.query_block()),
+            Command::Examine { space, address, what } => self.examine(space, address, what),
+            Command::SaveMemory { space, address, size, path } => self.save_memory(space, address, size, &path),
+            Command::DumpGuestMemory { path } => self.dump_guest_memory(&path),
+            Command::PortRead { port, size } => Ok(self.read_port(port, size)),
+            Command::PortWrite { port, size, value } => Ok(self.write_port(port, size, value)),
+            Command::Eject { device, force } => self.eject(&device, force),
+            Command::ChangeMedium { device, file, format, force } => {
+                self.change_medium(&device, &file, format.as_deref(), force)
+            }
+            Command::Resize { device, size } => self.resize(&device, size),
+            Command::MouseMove { dx, dy, dz } => Ok(self.move_mouse(dx, dy, dz)),
+            Command::MouseButtons(buttons) => Ok(self.press_buttons(buttons)),
+            Command::Screenshot(screenshot) => self.screenshot(&screenshot),
+            Command::Balloon { bytes } => self.set_balloon(bytes),
+            Command::SetLink(link) => self.set_link(&link),
+            Command::GdbServer { address } => self.gdb_server(address.as_deref()),
+            command => self.query(&command),
+        }
+    }
+
+    /// What needs no more than looking.
+    fn query(&self, command: &Command) -> Result {
+        Ok(match command {
+            Command::QueryStatus => Reply::Status(self.run_state()),
+            Command::QueryName => Reply::Name(self.name.clone()),
+            Command::QueryKvm => {
+                let present = std::path::Path::new("/dev/kvm").exists();
+                Reply::Kvm { enabled: self.vm.accelerator() == "kvm", present }
+            }
+            Command::QueryPci => inspect::pci(self.bus.pci()),
+            Command::QueryMemoryMap => self.query_memory_map(),
+            Command::QueryNetwork => {
+                let links = lock(&self.links);
+                let card = |((info, _), link): (&(NetworkInfo, _), &bool)| NetworkInfo { link: *link, ..info.clone() };
+                Reply::Network(self.cards.iter().zip(&*links).map(card).collect())
+            }
+            Command::QueryVnc => {
+                Reply::Vnc(VncInfo { enabled: false, host: None, service: None, auth: None, clients: vec![] })
+            }
+            Command::QueryBalloon => {
+                let given = u64::from(lock(&self.balloon).device().actual()) << 12;
+                Reply::Balloon(BalloonInfo { actual: self.memory.saturating_sub(given) })
+            }
+            Command::QueryCaptures => Reply::Captures(vec![]),
+            Command::QueryJobs => Reply::Jobs(vec![]),
+            Command::QueryChardev => Reply::Chardev(vec![]),
+            Command::SaveVm { .. }
+            | Command::LoadVm { .. }
+            | Command::DeleteVm { .. }
+            | Command::StartSnapshotJob(_) => {
+                return Err(unsupported("saving the whole VM"));
+            }
+            Command::QuerySnapshots => return Err(unsupported("saving the whole VM")),
+            Command::StartCapture(_) | Command::StopCapture { .. } => return Err(unsupported("recording sound")),
+            Command::ChangeVncPassword { .. } => return Err(unsupported("VNC")),
+            Command::Throttle { .. } => return Err(unsupported("changing a drive's limits")),
+            Command::Commit { .. } | Command::SnapshotDrive { .. } => {
+                return Err(unsupported("changing a drive's overlay"));
+            }
+            _ => return Err(unsupported("this")),
+        })
+    }
+
+    fn run_state(&self) -> RunState {
+        match (self.control.is_running(), *lock(&self.prelaunch)) {
+            (true, _) => RunState::Running,
+            (false, true) => RunState::Prelaunch,
+            (false, false) => RunState::Paused,
+        }
+    }
+
+    fn run_control(&self, command: &Command) -> Reply {
+        match command {
+            Command::Stop if self.control.is_running() => {
+                self.control.stop();
+                self.subscribers.tell(&Event::Stop);
+            }
+            Command::Continue if !self.control.is_running() => {
+                *lock(&self.prelaunch) = false;
+                self.control.go_on();
+                self.subscribers.tell(&Event::Resume);
+            }
+            Command::Quit => self.handle.quit(),
+            Command::Reset => self.handle.reset(),
+            Command::PowerDown => {
+                lock(&self.power).registers().press_power_button();
+                self.subscribers.tell(&Event::PowerDown);
+            }
+            Command::Nmi => (0..self.control.vcpus()).for_each(|vcpu| self.vm.inject_nmi(vcpu)),
+            _ => {}
+        }
+        Reply::Done
+    }
+
+    fn send_keys(&self, keys: &[keys::Key], hold: u32) -> Result {
+        let known = keys.iter().map(|key| {
+            let name = key.name().unwrap_or("of this number");
+            Key::from_evdev(key.0).ok_or_else(|| OperationError::new(format!("the keyboard has no key {name}")))
+        });
+        let known = known.collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut room = true;
+        for key in &known {
+            room &= self.handle.key(*key, true);
+        }
+        std::thread::sleep(Duration::from_millis(u64::from(hold)));
+        for key in known.iter().rev() {
+            room &= self.handle.key(*key, false);
+        }
+        if !room {
+            return Err(OperationError::new("the guest doesn't read its keyboard: keys were lost"));
+        }
+        Ok(Reply::Done)
+    }
+
+    fn move_mouse(&self, dx: i32, dy: i32, dz: i32) -> Reply {
+        // Down the screen is towards the user, which a mouse counts as negative.
+        self.handle.move_mouse(dx, dy.saturating_neg(), dz, *lock(&self.buttons));
+        Reply::Done
+    }
+
+    fn press_buttons(&self, wanted: MouseButtons) -> Reply {
+        let MouseButtons { left, middle, right } = wanted;
+        let buttons = Buttons { left, middle, right, ..Buttons::default() };
+        *lock(&self.buttons) = buttons;
+        self.handle.move_mouse(0, 0, 0, buttons);
+        Reply::Done
+    }
+
+    fn screenshot(&self, screenshot: &Screenshot) -> Result {
+        let Some(screen) = self.handle.screen() else { return Err(OperationError::new("the VM has no screen")) };
+        let picture = screen.picture();
+        let Screenshot { path, png } = screenshot;
+        let written = if *png { write_png(path, &picture) } else { std::fs::write(path, picture.to_ppm()) };
+        written.map_err(|error| OperationError::new(format!("cannot write {path}: {error}")))?;
+        Ok(Reply::Done)
+    }
+
+    fn set_balloon(&self, bytes: u64) -> Result {
+        let give = self.memory.saturating_sub(bytes.max(1 << 20)) >> 12;
+        let pages = u32::try_from(give).map_err(failed)?;
+        lock(&self.balloon).config_changed(|balloon| balloon.set_target(pages));
+        Ok(Reply::Done)
+    }
+
+    fn set_link(&self, link: &NetworkLink) -> Result {
+        let index = self.cards.iter().position(|(info, _)| info.name == link.name);
+        let index = index.ok_or_else(|| OperationError::no_device(&link.name))?;
+        lock(&self.cards[index].1).config_changed(|card| card.set_link(link.up));
+        lock(&self.links)[index] = link.up;
+        Ok(Reply::Done)
+    }
+
+    fn gdb_server(&self, address: Option<&str>) -> Result {
+        let mut debugger = lock(&self.debugger);
+        let Some(address) = address else {
+            if let Some(stub) = debugger.take() {
+                stub.end();
+            }
+            return Ok(Reply::Text("Disabled gdbserver\n".into()));
+        };
+        if debugger.is_some() {
+            return Err(OperationError::new("a gdb stub listens already: gdbserver none ends it"));
+        }
+        let place: crate::GdbAddress = address.parse().map_err(failed)?;
+        if !place.is_loopback() {
+            return Err(OperationError::new("let gdb connect at 127.0.0.1: it reads and writes the whole guest"));
+        }
+        let told = |error: std::io::Error| OperationError::new(format!("cannot listen at {}: {error}", place.0));
+        *debugger = Some(Stub::listen(&place.0, self.control.clone()).map_err(told)?);
+        Ok(Reply::Text(format!("Waiting for gdb connection on device 'tcp:{}'\n", place.0)))
+    }
+}
+
+fn write_png(path: &str, picture: &crate::Surface) -> std::io::Result<()> {
+    let mut encoder =
+        png::Encoder::new(BufWriter::new(std::fs::File::create(path)?), picture.width(), picture.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let bytes: Vec<u8> =
+        picture.pixels().iter().flat_map(|pixel| [(pixel >> 16) as u8, (pixel >> 8) as u8, *pixel as u8]).collect();
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&bytes)?;
+    writer.finish()?;
+    Ok(())
+}
