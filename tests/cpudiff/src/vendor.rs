@@ -1,0 +1,78 @@
+//! What the manual leaves open and vendors decide differently. Ferro's CPU does as Intel's; on other silicon a difference
+//! that one of these choices explains doesn't count.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind};
+
+use crate::State;
+use crate::generate::Sequence;
+use crate::machine::CODE;
+
+/// A choice of the vendor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Choice {
+    /// 90 with F3 and REX.B: PAUSE here, an exchange with R8 there.
+    PauseExtended,
+    /// Whether a fault in REPE or REPNE CMPS or SCAS takes back the flags of the comparisons before. (Intel's manual,
+    /// volume 2, REP: it does.)
+    ComparisonFlags,
+    /// Upper halves of RCX, RSI and RDI after a repetition with 32-bit addresses of which nothing, or only a fault, came.
+    UpperHalves,
+    /// Whether a store that an unmasked x87 exception keeps from happening may fault nevertheless.
+    MaskedStore,
+    /// Whether MOVUPS and the like check alignment to 16 bytes where alignment is checked. (Intel's manual leaves it open.)
+    WideAlignment,
+    /// Which half of a MASKMOVDQU that faults CR2 names.
+    MaskedMove,
+    /// Whether an MMX store that faults has already changed the tag word and TOP.
+    MmxTags,
+}
+
+/// The choice that explains the differences found after a sequence, if one does.
+pub fn choice(sequence: &Sequence, native: &State, found: &[String]) -> Option<Choice> {
+    let mut decoder = Decoder::with_ip(64, &sequence.code, CODE, DecoderOptions::NONE);
+    let mut last = None;
+    while decoder.can_decode() {
+        let start = decoder.position();
+        let instr = decoder.decode();
+        let bytes = &sequence.code[start..start + instr.len()];
+        let extended = bytes.len() > 2 && bytes[bytes.len() - 2] & 0xf1 == 0x41;
+        if instr.mnemonic() == Mnemonic::Pause && extended {
+            return Some(Choice::PauseExtended);
+        }
+        if is_narrow_repetition(&instr) {
+            return Some(Choice::UpperHalves);
+        }
+        if instr.ip() == native.rip {
+            last = Some(instr);
+        }
+    }
+    // Where silicon faults for a wrong address, KVM may emulate, and not know the instruction.
+    let instr = last.filter(|_| matches!(native.vector, 6 | 12 | 13 | 14 | 17))?;
+    let repeated = instr.has_rep_prefix() || instr.has_repne_prefix();
+    if repeated && instr.is_string_instruction() && found.iter().all(|line| line.starts_with("rflags")) {
+        return Some(Choice::ComparisonFlags);
+    }
+    if instr.mnemonic() == Mnemonic::Maskmovdqu && found.iter().all(|line| line.starts_with("cr2")) {
+        return Some(Choice::MaskedMove);
+    }
+    let wide = (0..instr.op_count()).any(|at| instr.op_kind(at) == OpKind::Memory) && instr.memory_size().size() == 16;
+    if native.vector == 17 && wide {
+        return Some(Choice::WideAlignment);
+    }
+    if instr.op0_kind() != OpKind::Memory {
+        return None;
+    }
+    use Mnemonic as M;
+    if instr.op_count() > 1 && instr.op1_register().is_mm() {
+        return Some(Choice::MmxTags);
+    }
+    matches!(instr.mnemonic(), M::Fst | M::Fstp | M::Fist | M::Fistp | M::Fisttp | M::Fbstp)
+        .then_some(Choice::MaskedStore)
+}
+
+fn is_narrow_repetition(instr: &Instruction) -> bool {
+    let narrow = (0..instr.op_count()).any(|operand| {
+        matches!(instr.op_kind(operand), OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI)
+    });
+    narrow && instr.is_string_instruction() && (instr.has_rep_prefix() || instr.has_repne_prefix())
+}
