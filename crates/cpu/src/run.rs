@@ -79,7 +79,7 @@ impl Cpu {
             for op in ops {
                 if let Err(stop) = (op.run)(core, bus, op) {
                     core.stop(bus, op, stop);
-                    trap_after &= stop == Stop::Sync;
+                    trap_after &= stop != Stop::Fault;
                     stopped = true;
                     break;
                 }

@@ -21,6 +21,12 @@ pub enum Choice {
     MaskedStore,
     /// Whether MOVUPS and the like check alignment to 16 bytes where alignment is checked. (Intel's manual leaves it open.)
     WideAlignment,
+    /// Which operand of CMPS is read first, if both fault.
+    ComparisonOrder,
+    /// Which of several NaNs DPPS and DPPD give.
+    DotProductNan,
+    /// Whether MOVSXD to 16 bits reads 16 bits or 32.
+    NarrowMovsxd,
     /// Which half of a MASKMOVDQU that faults CR2 names.
     MaskedMove,
     /// Whether an MMX store that faults has already changed the tag word and TOP.
@@ -42,6 +48,10 @@ pub fn choice(sequence: &Sequence, native: &State, found: &[String]) -> Option<C
         if is_narrow_repetition(&instr) {
             return Some(Choice::UpperHalves);
         }
+        let dot = matches!(instr.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd);
+        if dot && found.iter().all(|line| line.starts_with("xmm")) {
+            return Some(Choice::DotProductNan);
+        }
         if instr.ip() == native.rip {
             last = Some(instr);
         }
@@ -52,7 +62,14 @@ pub fn choice(sequence: &Sequence, native: &State, found: &[String]) -> Option<C
     if repeated && instr.is_string_instruction() && found.iter().all(|line| line.starts_with("rflags")) {
         return Some(Choice::ComparisonFlags);
     }
-    if instr.mnemonic() == Mnemonic::Maskmovdqu && found.iter().all(|line| line.starts_with("cr2")) {
+    use Mnemonic as M;
+    if matches!(instr.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq) && instr.is_string_instruction() {
+        return Some(Choice::ComparisonOrder);
+    }
+    if instr.mnemonic() == M::Movsxd && instr.op0_register().is_gpr16() {
+        return Some(Choice::NarrowMovsxd);
+    }
+    if instr.mnemonic() == M::Maskmovdqu && found.iter().all(|line| line.starts_with("cr2")) {
         return Some(Choice::MaskedMove);
     }
     let wide = (0..instr.op_count()).any(|at| instr.op_kind(at) == OpKind::Memory) && instr.memory_size().size() == 16;
@@ -62,7 +79,6 @@ pub fn choice(sequence: &Sequence, native: &State, found: &[String]) -> Option<C
     if instr.op0_kind() != OpKind::Memory {
         return None;
     }
-    use Mnemonic as M;
     if instr.op_count() > 1 && instr.op1_register().is_mm() {
         return Some(Choice::MmxTags);
     }

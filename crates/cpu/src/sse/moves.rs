@@ -3,7 +3,6 @@
 use crate::core::{Bus, Core, Flow, Op, RDI, vector};
 use crate::int::operand::{Address, Based, Flat, size_mask};
 use crate::memory::done;
-use crate::registers::DS;
 use crate::sse::ALIGNED;
 use crate::sse::lanes::Lane;
 
@@ -139,7 +138,7 @@ pub(crate) fn masked_store<const M: bool>(core: &mut Core, bus: &mut Bus<'_>, op
     }
     let (value, mask) = (u8::split(core.vector::<M>(op.dst)), u8::split(core.vector::<M>(op.src)));
     let count = if M { 8 } else { 16 };
-    let seg = if op.seg == 0 { DS as u8 } else { op.seg };
+    let seg = op.seg;
     let base = core.regs[RDI] & size_mask(op.addr);
     let start = core.segment_linear(seg, base, count as u64, true)?;
     // As on hardware, all of it must be writable, whatever the mask, and the upper half comes first.
