@@ -25,6 +25,8 @@ pub enum Choice {
     ComparisonOrder,
     /// Which of several NaNs DPPS and DPPD give.
     DotProductNan,
+    /// What the condition codes are after an x87 comparison that ends in an unmasked exception.
+    UnmaskedComparison,
     /// Whether MOVSXD to 16 bits reads 16 bits or 32.
     NarrowMovsxd,
     /// Which half of a MASKMOVDQU that faults CR2 names.
@@ -47,6 +49,21 @@ pub fn choice(sequence: &Sequence, native: &State, found: &[String]) -> Option<C
         }
         if is_narrow_repetition(&instr) {
             return Some(Choice::UpperHalves);
+        }
+        let compares = matches!(
+            instr.mnemonic(),
+            Mnemonic::Fcom
+                | Mnemonic::Fcomp
+                | Mnemonic::Fcompp
+                | Mnemonic::Fucom
+                | Mnemonic::Fucomp
+                | Mnemonic::Ftst
+                | Mnemonic::Fucompp
+                | Mnemonic::Ficom
+                | Mnemonic::Ficomp
+        );
+        if compares && native.fsw & 0x80 != 0 && found.iter().all(|line| line.starts_with("fsw")) {
+            return Some(Choice::UnmaskedComparison);
         }
         let dot = matches!(instr.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd);
         if dot && found.iter().all(|line| line.starts_with("xmm")) {

@@ -1,6 +1,8 @@
 //! A small machine for tests: flat memory, page tables, handlers that halt.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod legacy;
+
 use std::sync::Arc;
 
 use ferro_cpu::{CS, Cpu, CpuConfig, DS, ES, FS, GS, Platform, Registers, SS, SegmentRegister, Signals, TableRegister};
