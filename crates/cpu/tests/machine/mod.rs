@@ -22,6 +22,8 @@ pub struct Board {
     pub mmio: Vec<(u64, u8, u64)>,
     pub vector: Option<u8>,
     pub time: u64,
+    /// What a write to any port makes a device write to memory: where and what.
+    pub dma: Option<(Arc<GuestMemory>, u64, Vec<u8>)>,
 }
 
 impl Platform for Board {
@@ -30,6 +32,9 @@ impl Platform for Board {
     }
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
         self.writes.push((port, size, value));
+        if let Some((memory, address, bytes)) = &self.dma {
+            memory.write(*address, bytes);
+        }
     }
     fn mmio_read(&mut self, address: u64, _size: u8) -> u64 {
         address
