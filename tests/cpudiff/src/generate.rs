@@ -379,8 +379,11 @@ fn undefined_by(instr: &Instruction) -> Undefined {
         M::Rol | M::Ror | M::Rcl | M::Rcr => flags |= 1 << 11,
         _ => {}
     }
+    // The carry is defined but for counts beyond the width, which only narrow operands see.
+    let size =
+        if instr.op0_kind() == OpKind::Memory { instr.memory_size().size() } else { instr.op0_register().size() };
     if matches!(instr.mnemonic(), M::Shl | M::Sal | M::Shr | M::Shld | M::Shrd) {
-        flags |= 1;
+        flags = if size > 2 { flags & !1 } else { flags | 1 };
     }
     let mut status = 0;
     for (bit, flag) in

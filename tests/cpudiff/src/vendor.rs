@@ -31,6 +31,8 @@ pub enum Choice {
     NarrowMovsxd,
     /// Which half of a MASKMOVDQU that faults CR2 names.
     MaskedMove,
+    /// Bit 17 of MXCSR, reserved here, lets SSE instructions there have misaligned operands.
+    MisalignedMode,
     /// Whether an MMX store that faults has already changed the tag word and TOP.
     MmxTags,
 }
@@ -68,6 +70,12 @@ pub fn choice(sequence: &Sequence, native: &State, found: &[String]) -> Option<C
         let dot = matches!(instr.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd);
         if dot && found.iter().all(|line| line.starts_with("xmm")) {
             return Some(Choice::DotProductNan);
+        }
+        let refused = format!("soft {:#x}", instr.ip());
+        if instr.mnemonic() == Mnemonic::Ldmxcsr
+            && found.iter().any(|line| line.starts_with("rip") && line.ends_with(&refused))
+        {
+            return Some(Choice::MisalignedMode);
         }
         if instr.ip() == native.rip {
             last = Some(instr);

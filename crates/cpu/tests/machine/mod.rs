@@ -1,6 +1,7 @@
 //! A small machine for tests: flat memory, page tables, handlers that halt.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod bench;
 pub mod legacy;
 
 use std::sync::Arc;
