@@ -41,6 +41,9 @@ pub(crate) fn store_lane<const M: bool, A: Address>(core: &mut Core, bus: &mut B
 
 /// Puts `op.size` bytes of memory at bit `op.imm` of a register.
 pub(crate) fn load_lane<const M: bool>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+    if M && core.fpu.status & 0x80 != 0 {
+        return core.raise(vector::MF);
+    }
     let value = core.vector_memory::<Based>(bus, op)?;
     if M {
         core.enter_mmx()?;
