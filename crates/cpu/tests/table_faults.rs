@@ -300,6 +300,9 @@ fn floating_point_exceptions_are_reported_by_each_unit_in_its_way() {
         (&[0x0f, 0x77], Some(MF)),
         (&[0x0f, 0xfc, 0xc1], Some(MF)),
         (&[0xd9, 0xe8], Some(MF)),
+        (&[0xd9, 0x2b], Some(MF)),
+        (&[0xd9, 0x23], Some(MF)),
+        (&[0xdd, 0x23], Some(MF)),
         (&[0x0f, 0x58, 0xc1], None),
     ] {
         let code = [&code[..6], tail].concat();

@@ -478,14 +478,9 @@ fn is_excluded(instr: &Instruction) -> bool {
                 | M::Rcpss
                 | M::Rsqrtps
                 | M::Rsqrtss
-                | M::Fxsave
-                | M::Fxsave64
-                | M::Fxrstor
-                | M::Fxrstor64
+                // They store the host's code segment.
                 | M::Fnsave
-                | M::Frstor
                 | M::Fnstenv
-                | M::Fldenv
                 | M::Fstpnce
                 | M::Fsin
                 | M::Fcos
@@ -503,9 +498,6 @@ fn is_excluded(instr: &Instruction) -> bool {
                 | M::Lldt
                 | M::Hlt
                 | M::Invlpg
-                | M::Fprem
-                | M::Fprem1
-                | M::Enter
                 | M::Wbinvd
                 | M::Invd
                 | M::Swapgs
@@ -527,7 +519,6 @@ fn is_excluded(instr: &Instruction) -> bool {
                 | M::Sysenter
                 | M::Fstsg
                 | M::Fstdw
-                | M::Lfence
                 | M::Wait
         )
 }

@@ -33,17 +33,17 @@ pub(crate) fn wait(core: &mut Core, _bus: &mut Bus<'_>, _op: &Op) -> Flow {
     if core.cr0 & both == both {
         return core.raise(vector::NM);
     }
-    if core.fpu.status & 0x80 != 0 {
-        return core.raise(vector::MF);
-    }
-    Ok(())
+    pending(core)
+}
+
+/// Reports an exception that is pending, as all instructions do whose names don't begin with FN.
+fn pending(core: &mut Core) -> Flow {
+    if core.fpu.status & 0x80 != 0 { core.raise(vector::MF) } else { Ok(()) }
 }
 
 /// `FLDCW`
 pub(crate) fn fldcw(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
-    if core.fpu.status & 0x80 != 0 {
-        return core.raise(vector::MF);
-    }
+    pending(core)?;
     let linear = Based::linear(core, op, 2, false)?;
     let word = core.load::<u16>(bus, linear, op.seg)?;
     core.fpu.control = word & 0x1f7f | 0x40;
@@ -192,6 +192,7 @@ fn load_environment(core: &mut Core, bus: &mut Bus<'_>, op: &Op, linear: u64) ->
 
 /// `FLDENV`
 pub(crate) fn fldenv(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+    pending(core)?;
     let linear = area(core, op, false, false)?;
     load_environment(core, bus, op, linear)?;
     Ok(())
@@ -199,6 +200,7 @@ pub(crate) fn fldenv(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
 
 /// `FRSTOR`
 pub(crate) fn frstor(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+    pending(core)?;
     let linear = area(core, op, true, false)?;
     let mut at = load_environment(core, bus, op, linear)?;
     for index in 0..8 {
