@@ -312,6 +312,16 @@ fn floating_point_exceptions_are_reported_by_each_unit_in_its_way() {
         });
         assert_eq!(found.err().map(|(vector, _)| vector), expected, "{tail:x?}");
     }
+    // A pending exception comes before the faults of the operand: cvtps2pi, pinsrw, paddb, fadd of an address that
+    // isn't canonical.
+    for tail in [&[0x0f, 0x2d, 0x0b][..], &[0x0f, 0xc4, 0x0b, 1], &[0x0f, 0xfc, 0x0b], &[0xd8, 0x03]] {
+        let code = [&code[..6], tail].concat();
+        let found = bench.try_run(&code, |registers| {
+            (registers.fpu.fcw, registers.fpu.ftw) = (0x37b, 0xffff);
+            registers.gpr[3] = 1 << 60;
+        });
+        assert_eq!(found.unwrap_err().0, MF, "{tail:x?}");
+    }
     // SSE: #XM by the instruction itself, which writes nothing; without OSXMMEXCPT #UD; masked nothing.
     for (mxcsr, exceptions, expected) in [(0x1f80, true, None), (0x1d80, true, Some(XM)), (0x1d80, false, Some(UD))] {
         let found = bench.try_run(&[0xf3, 0x0f, 0x5e, 0xc1], |registers| {

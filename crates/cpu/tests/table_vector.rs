@@ -463,3 +463,34 @@ fn lanes_from_and_to_general_registers() {
     let after = bench.run(&[0x0f, 0x77], |registers| registers.fpu.ftw = 0);
     assert_eq!(after.fpu.ftw, 0xffff, "EMMS");
 }
+
+#[test]
+fn masked_stores_write_chosen_bytes_in_any_segment() {
+    let value = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100_u128;
+    for chooser in vectors(6) {
+        let bytes = value.to_le_bytes().into_iter().zip(chooser.to_le_bytes());
+        let expected: Vec<u8> = bytes.map(|(byte, by)| if by & 0x80 != 0 { byte } else { 0xee }).collect();
+        // maskmovdqu xmm1, xmm2 to [rdi], maskmovq mm1, mm2, and with an ES prefix in 32-bit code.
+        let run = |bench: &mut Bench, code: &[u8], len: usize, offset: u64| {
+            bench.machine.memory.write(DATA, &[0xee; 16]);
+            bench.run(code, |registers| {
+                registers.gpr[7] = DATA - offset;
+                registers.segments[ferro_cpu::ES].base = offset;
+                (registers.fpu.xmm[1], registers.fpu.xmm[2]) = (value, chooser);
+                (registers.fpu.st[1], registers.fpu.st[2]) =
+                    (value & u128::from(u64::MAX), chooser & u128::from(u64::MAX));
+                registers.fpu.fsw = 0;
+            });
+            let mut found = [0; 16];
+            bench.machine.memory.read(DATA, &mut found);
+            assert_eq!(found[..len], expected[..len], "{code:x?} {chooser:x}");
+            assert!(found[len..].iter().all(|&byte| byte == 0xee));
+        };
+        let mut bench = Bench::long();
+        run(&mut bench, &[0x66, 0x0f, 0xf7, 0xca], 16, 0);
+        run(&mut bench, &[0x0f, 0xf7, 0xca], 8, 0);
+        let mut bench = Bench::legacy();
+        run(&mut bench, &[0x66, 0x0f, 0xf7, 0xca], 16, 0);
+        run(&mut bench, &[0x26, 0x66, 0x0f, 0xf7, 0xca], 16, 0x1000);
+    }
+}

@@ -7,6 +7,7 @@ use ferro_cpu::Registers;
 use machine::DATA;
 use machine::bench::*;
 
+const ONE: u128 = 0x3fff_8000_0000_0000_0000;
 const PI: u128 = 0x4000_c90f_daa2_2168_c235;
 const INDEFINITE: u128 = 0xffff_c000_0000_0000_0000;
 
@@ -324,6 +325,29 @@ fn exceptions_set_flags_and_summary() {
         let kept = flags & 7 != 0;
         let expected = if kept { wide(values[values.len() - 1]) } else { result };
         assert_eq!(after.fpu.st[0], expected, "{code:x?} of {values:?} unmasked");
+    }
+    // FSCALE beyond even the wrapped range gives infinity or zero; a denormal is told whatever the other operand is.
+    for (scale, control, result, flags) in
+        [(65536.0, 0x377, wide(f64::INFINITY), 0x28), (-65536.0, 0x36f, 0, 0x30), (24_576.0, 0x377, ONE, 0x08)]
+    {
+        let after = bench.run(&[0xd9, 0xfd], |registers| {
+            with(registers, &[scale, 1.0]);
+            registers.fpu.fcw = control;
+        });
+        assert_eq!((after.fpu.st[0], after.fpu.fsw & 0x7f), (result, flags), "{scale} {control:x}");
+    }
+    let after = bench.run(&[0xd9, 0xfd], |registers| {
+        with(registers, &[1.0, 0.0]);
+        registers.fpu.st[1] = 1;
+    });
+    assert_eq!((after.fpu.st[0], after.fpu.fsw & 0x7f), (0, 2));
+    // A remainder that isn't one is complete.
+    for values in [[1.0, f64::NAN], [0.0, 1.0], [1.0, f64::INFINITY]] {
+        let after = bench.run(&[0xd9, 0xf8], |registers| {
+            with(registers, &values);
+            registers.fpu.fsw |= 0x400;
+        });
+        assert_eq!(after.fpu.fsw & 0x400, 0, "{values:?}");
     }
     // Precision control: a third in 24, 53 and 64 bits.
     for (control, result) in [
