@@ -25,7 +25,7 @@ pub enum Choice {
     ComparisonOrder,
     /// Which of several NaNs DPPS and DPPD give.
     DotProductNan,
-    /// What the condition codes are after an x87 comparison that ends in an unmasked exception.
+    /// What the condition codes or flags are after an x87 comparison that ends in an unmasked exception.
     UnmaskedComparison,
     /// Whether MOVSXD to 16 bits reads 16 bits or 32.
     NarrowMovsxd,
@@ -63,8 +63,15 @@ pub fn choice(sequence: &Sequence, native: &State, found: &[String]) -> Option<C
                 | Mnemonic::Fucompp
                 | Mnemonic::Ficom
                 | Mnemonic::Ficomp
+                | Mnemonic::Fcomi
+                | Mnemonic::Fcomip
+                | Mnemonic::Fucomi
+                | Mnemonic::Fucomip
         );
-        if compares && native.fsw & 0x80 != 0 && found.iter().all(|line| line.starts_with("fsw")) {
+        if compares
+            && native.fsw & 0x80 != 0
+            && found.iter().all(|line| line.starts_with("fsw") || line.starts_with("rflags"))
+        {
             return Some(Choice::UnmaskedComparison);
         }
         let dot = matches!(instr.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd);
