@@ -51,6 +51,13 @@ impl Core {
         self.deliver(bus, event);
     }
 
+    /// As [`Core::deliver_fault`], where the instruction that is being executed counts for it.
+    #[cold]
+    pub(crate) fn deliver_within(&mut self, bus: &mut Bus<'_>) {
+        let event = self.fault_event();
+        self.deliver_uncounted(bus, event);
+    }
+
     fn fault_event(&mut self) -> Event {
         let fault = self.fault;
         if fault.vector == vector::PF {
@@ -67,8 +74,12 @@ impl Core {
 
     /// Delivers an event, or what comes of it: another exception, a double fault, shutdown. Counts as an instruction.
     pub(crate) fn deliver(&mut self, bus: &mut Bus<'_>, event: Event) {
-        let mut event = event;
         self.instructions += 1;
+        self.deliver_uncounted(bus, event);
+    }
+
+    fn deliver_uncounted(&mut self, bus: &mut Bus<'_>, event: Event) {
+        let mut event = event;
         while self.enter_gate(bus, &event).is_err() {
             let second = self.fault_event();
             let first = if event.exception { Some(event.vector) } else { None };

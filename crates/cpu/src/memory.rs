@@ -80,7 +80,7 @@ impl Core {
             }
         }
         let checked = self.cpl == 3 && self.rflags & bit::AC != 0 && self.cr0 & bit::CR0_AM != 0;
-        if checked && !linear.is_multiple_of(size.min(8) as u64) {
+        if checked && !linear.is_multiple_of(alignment(size)) {
             return self.raise_code(vector::AC, 0);
         }
         Ok(())
@@ -357,6 +357,18 @@ impl Core {
 #[inline(always)]
 pub(crate) fn done(flow: Flow) -> Flow {
     if flow == Err(Stop::Sync) { Ok(()) } else { flow }
+}
+
+/// What an operand's address must be a multiple of where alignment is checked (SDM volume 3, table 6-7).
+fn alignment(size: usize) -> u64 {
+    match size {
+        // Far pointers and pseudo-descriptors with 32-bit offsets.
+        6 => 4,
+        // 80-bit numbers, and far pointers with 64-bit offsets.
+        10 => 8,
+        // Plain words, and x87 environments: 14 and 94, 28 and 108 bytes.
+        _ => 1 << size.trailing_zeros().min(3),
+    }
 }
 
 fn mask(size: u8) -> u64 {

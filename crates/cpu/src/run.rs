@@ -35,7 +35,7 @@ impl Cpu {
             let mut limit = end - core.instructions;
             let mut trap_after = false;
             if core.attention != 0 || core.signals.pending() & core.signal_mask != 0 {
-                if limit == 0 && core.attention & ATTENTION_IDLE == 0 {
+                if limit == 0 && (core.attention & ATTENTION_IDLE == 0 || core.wakes()) {
                     return Exit::Budget;
                 }
                 match core.attend(bus, first) {
@@ -79,7 +79,7 @@ impl Cpu {
             for op in ops {
                 if let Err(stop) = (op.run)(core, bus, op) {
                     core.stop(bus, op, stop);
-                    trap_after &= stop == Stop::Sync;
+                    trap_after &= stop != Stop::Fault;
                     stopped = true;
                     break;
                 }
@@ -197,14 +197,20 @@ impl Core {
             Activity::WaitForSipi => Some(Next::Leave(Exit::WaitForSipi)),
             Activity::Shutdown => Some(Next::Leave(Exit::Shutdown)),
             Activity::Halted => {
-                let wakes = self.signal_mask & (SIGNAL_INTERRUPT | SIGNAL_NMI);
-                if self.signals.pending() & wakes == 0 && self.attention & ATTENTION_TRAP == 0 {
+                if !self.wakes() {
                     return Some(Next::Leave(Exit::Halted));
                 }
                 self.set_activity(Activity::Running);
                 None
             }
         }
+    }
+
+    /// Whether a halt ends, by something whose delivery counts as an instruction.
+    fn wakes(&self) -> bool {
+        let wakes = self.signal_mask & (SIGNAL_INTERRUPT | SIGNAL_NMI);
+        self.activity == Activity::Halted
+            && (self.signals.pending() & wakes != 0 || self.attention & ATTENTION_TRAP != 0)
     }
 
     /// Takes an NMI or an external interrupt if there is one; says whether it did.

@@ -184,7 +184,8 @@ impl Generator {
                 *register = if index < 8 { *register & 0xffff_ffff } else { 0 };
             }
         }
-        let flags = self.number() & 0x8d5;
+        let alignment = if self.below(8) == 0 { 1 << 18 } else { 0 };
+        let flags = self.number() & 0x8d5 | alignment;
         let mxcsr = match self.below(4) {
             0 => 0x1f80 | (self.number() as u32 & 0xe07f),
             1 => self.number() as u32 & 0xffff,
@@ -227,6 +228,12 @@ impl Generator {
                 code.extend((self.number() as u32).to_le_bytes());
                 count += 1;
             }
+            if self.below(16) == 0 {
+                code.extend(self.branch());
+                undefined = Undefined::default();
+                count += 2;
+                continue;
+            }
             let (bytes, instr) = self.instruction(mode);
             code.extend(bytes);
             undefined = undefined_by(&instr);
@@ -234,6 +241,25 @@ impl Generator {
         }
         code.extend([0x0f, 0x0b]);
         Sequence { code, undefined, count }
+    }
+
+    /// A branch or call over an instruction that shows whether it was taken.
+    fn branch(&mut self) -> Vec<u8> {
+        let mut code = match self.below(6) {
+            0 => vec![0x0f, 0x80 | self.below(16) as u8, 5, 0, 0, 0],
+            // LOOPNE, LOOPE, LOOP, JRCXZ, and with ECX.
+            1 => vec![0xe0 | self.below(4) as u8, 5],
+            2 => vec![0x67, 0xe0 | self.below(4) as u8, 5],
+            3 => vec![0xe8, 5, 0, 0, 0],
+            4 => vec![if self.below(2) == 0 { 0xeb } else { 0x48 }, 5],
+            _ => vec![0x70 | self.below(16) as u8, 5],
+        };
+        if code[0] == 0x48 {
+            code = vec![0x48, 0xe9, 5, 0, 0, 0];
+        }
+        code.push(0xb8 | self.below(8) as u8 & 3);
+        code.extend((self.number() as u32).to_le_bytes());
+        code
     }
 
     fn instruction(&mut self, mode: Mode) -> (Vec<u8>, Instruction) {
@@ -258,8 +284,8 @@ impl Generator {
             bytes[at] = byte;
             at += 1;
         };
-        if self.below(4) == 0 {
-            put([0x66, 0xf2, 0xf3, 0xf0][self.below(4) as usize]);
+        for _ in 0..[0, 0, 0, 0, 1, 1, 1, 2][self.below(8) as usize] {
+            put([0x66, 0xf2, 0xf3, 0xf0, 0x66, 0xf0, 0x67, 0x64, 0x65, 0x26, 0x2e][self.below(11) as usize]);
         }
         if mode == Mode::Long && self.below(2) == 0 {
             put(0x40 | self.below(16) as u8);
@@ -277,8 +303,10 @@ impl Generator {
             }
         }
         if self.x87 && self.below(2) == 0 {
-            bytes[0] = 0xd8 | self.below(8) as u8;
-            bytes[1] = self.number() as u8;
+            let at = usize::from(self.below(8) == 0);
+            bytes[0] = [0x66, 0x67, 0x64, 0x48][self.below(4) as usize];
+            bytes[at] = 0xd8 | self.below(8) as u8;
+            bytes[at + 1] = self.number() as u8;
             return bytes;
         }
         bytes
@@ -295,6 +323,9 @@ impl Generator {
         }
         let has_memory = (0..instr.op_count()).any(|index| instr.op_kind(index) == OpKind::Memory);
         if !has_memory || self.below(16) == 0 {
+            return true;
+        }
+        if matches!(instr.memory_segment(), Register::FS | Register::GS) && instr.memory_base() == Register::None {
             return true;
         }
         let pointers: &[Register] = if mode == Mode::Long {
@@ -348,8 +379,11 @@ fn undefined_by(instr: &Instruction) -> Undefined {
         M::Rol | M::Ror | M::Rcl | M::Rcr => flags |= 1 << 11,
         _ => {}
     }
+    // The carry is defined but for counts beyond the width, which only narrow operands see.
+    let size =
+        if instr.op0_kind() == OpKind::Memory { instr.memory_size().size() } else { instr.op0_register().size() };
     if matches!(instr.mnemonic(), M::Shl | M::Sal | M::Shr | M::Shld | M::Shrd) {
-        flags |= 1;
+        flags = if size > 2 { flags & !1 } else { flags | 1 };
     }
     let mut status = 0;
     for (bit, flag) in
@@ -444,14 +478,9 @@ fn is_excluded(instr: &Instruction) -> bool {
                 | M::Rcpss
                 | M::Rsqrtps
                 | M::Rsqrtss
-                | M::Fxsave
-                | M::Fxsave64
-                | M::Fxrstor
-                | M::Fxrstor64
+                // They store the host's code segment.
                 | M::Fnsave
-                | M::Frstor
                 | M::Fnstenv
-                | M::Fldenv
                 | M::Fstpnce
                 | M::Fsin
                 | M::Fcos
@@ -469,9 +498,6 @@ fn is_excluded(instr: &Instruction) -> bool {
                 | M::Lldt
                 | M::Hlt
                 | M::Invlpg
-                | M::Fprem
-                | M::Fprem1
-                | M::Enter
                 | M::Wbinvd
                 | M::Invd
                 | M::Swapgs
@@ -493,7 +519,6 @@ fn is_excluded(instr: &Instruction) -> bool {
                 | M::Sysenter
                 | M::Fstsg
                 | M::Fstdw
-                | M::Lfence
                 | M::Wait
         )
 }

@@ -8,11 +8,13 @@ mod generate;
 mod machine;
 mod native;
 mod soft;
+mod vendor;
 
 pub use generate::{Generator, Sequence, Undefined};
 pub use machine::{DATA, DATA_LEN, Mode, State, memory_image};
 pub use native::Native;
 pub use soft::Soft;
+pub use vendor::{Choice, choice};
 
 /// The outcome of comparing two states: what differs, in words.
 pub fn differences(native: &State, soft: &State, undefined: &Undefined) -> Vec<String> {

@@ -8,6 +8,10 @@ pub(crate) const CODE: u64 = 0x1_0000;
 pub const DATA: u64 = 0x2_0000;
 /// Bytes of data. A read-only page and then nothing follow.
 pub const DATA_LEN: usize = 0x4000;
+/// Base of FS: small offsets are in the data.
+pub(crate) const FS_BASE: u64 = DATA + 0x800;
+/// Base of GS: negative, so that offsets of the data's own addresses wrap to it.
+pub(crate) const GS_BASE: u64 = 0u64.wrapping_sub(0x700);
 /// The page tables' root.
 pub(crate) const ROOT: u64 = 0x1000;
 /// The GDT.

@@ -4,7 +4,9 @@
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
-use crate::machine::{CODE, DATA, DATA_LEN, GDT, HANDLERS, IDT, MEMORY, Mode, ROOT, State, TSS, frame, memory_image};
+use crate::machine::{
+    CODE, DATA, DATA_LEN, FS_BASE, GDT, GS_BASE, HANDLERS, IDT, MEMORY, Mode, ROOT, State, TSS, frame, memory_image,
+};
 use ferro_guest::Ram;
 
 /// A KVM guest and its memory.
@@ -12,6 +14,7 @@ pub struct Native {
     vcpu: VcpuFd,
     sregs: kvm_sregs,
     memory: Ram,
+    intel: bool,
     _vm: VmFd,
 }
 
@@ -52,6 +55,7 @@ impl Native {
         let vcpu = vm.create_vcpu(0).map_err(text)?;
         let cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(text)?;
         vcpu.set_cpuid2(&cpuid).map_err(text)?;
+        let vendor = cpuid.as_slice().iter().find(|leaf| leaf.function == 0).map(|leaf| leaf.ebx.to_le_bytes());
         let mut sregs = vcpu.get_sregs().map_err(text)?;
         sregs.cr0 = 0x8005_0033;
         sregs.cr3 = ROOT;
@@ -63,8 +67,14 @@ impl Native {
         sregs.gdt.limit = 63;
         sregs.idt.base = IDT;
         sregs.idt.limit = 511;
+        (sregs.fs.base, sregs.gs.base) = (FS_BASE, GS_BASE);
         sregs.tr = kvm_segment { base: TSS, limit: 0x67, ..segment(0x30, 0x8b) };
-        Ok(Self { vcpu, sregs, memory, _vm: vm })
+        Ok(Self { vcpu, sregs, memory, intel: vendor == Some(*b"Genu"), _vm: vm })
+    }
+
+    /// Whether the silicon is Intel's, whose choices Ferro's CPU makes where the vendors differ.
+    pub fn is_intel(&self) -> bool {
+        self.intel
     }
 
     /// Executes code from a state until a handler is entered; `None` if it never is.

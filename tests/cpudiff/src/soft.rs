@@ -8,7 +8,9 @@ use ferro_cpu::{
 };
 use ferro_guest::{GuestMemory, Ram, Range, RangeKind};
 
-use crate::machine::{CODE, DATA, DATA_LEN, GDT, HANDLERS, IDT, MEMORY, Mode, ROOT, State, TSS, frame, memory_image};
+use crate::machine::{
+    CODE, DATA, DATA_LEN, FS_BASE, GDT, GS_BASE, HANDLERS, IDT, MEMORY, Mode, ROOT, State, TSS, frame, memory_image,
+};
 
 struct Nothing;
 
@@ -73,6 +75,8 @@ impl Soft {
         for index in [ES, SS, DS, FS, GS] {
             registers.segments[index] = data;
         }
+        registers.segments[FS].base = FS_BASE;
+        registers.segments[GS].base = GS_BASE;
         registers.gdtr = TableRegister { base: GDT, limit: 63 };
         registers.idtr = TableRegister { base: IDT, limit: 511 };
         registers.tr = SegmentRegister { selector: 0x30, base: TSS, limit: 0x67, attributes: 0x8b };

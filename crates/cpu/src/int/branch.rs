@@ -12,9 +12,20 @@ fn target<const LONG: bool>(core: &Core, op: &Op) -> u64 {
     if LONG { target } else { target & size_mask(op.size) }
 }
 
+/// Goes to the target: outside of 64-bit mode the fault of one beyond the limit is the branch's.
+#[inline(always)]
+fn go<const LONG: bool>(core: &mut Core, op: &Op) -> Flow {
+    let target = target::<LONG>(core, op);
+    if !LONG {
+        check_target(core, target)?;
+    }
+    core.rip = target;
+    Ok(())
+}
+
 fn jcc<const CC: u8, const LONG: bool>(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
     if core.condition::<CC>() {
-        core.rip = target::<LONG>(core, op);
+        return go::<LONG>(core, op);
     }
     Ok(())
 }
@@ -25,8 +36,7 @@ pub(crate) fn select_jcc(condition: u8, long: bool) -> Handler {
 }
 
 fn jmp<const LONG: bool>(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
-    core.rip = target::<LONG>(core, op);
-    Ok(())
+    go::<LONG>(core, op)
 }
 
 /// The handler of `JMP rel`.
@@ -38,10 +48,13 @@ fn call<const LONG: bool>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let next = core.next_rip(op);
     if LONG {
         done(core.push_long(bus, next))?;
+        core.rip = target::<LONG>(core, op);
     } else {
+        let target = target::<LONG>(core, op);
+        check_target(core, target)?;
         done(core.push(bus, op.size, next))?;
+        core.rip = target;
     }
-    core.rip = target::<LONG>(core, op);
     Ok(())
 }
 
@@ -110,37 +123,32 @@ pub(crate) fn ret_long(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
 /// `JCXZ`, `JECXZ`, `JRCXZ`
 pub(crate) fn jcxz(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
     if core.reg_sized(RCX, op.addr) == 0 {
-        core.rip = target::<false>(core, op);
+        return go::<false>(core, op);
     }
     Ok(())
 }
 
-fn count_down(core: &mut Core, op: &Op) -> bool {
+/// Counts down, and goes to the target if `met` and the count isn't zero then.
+fn count_down(core: &mut Core, op: &Op, met: bool) -> Flow {
     let count = core.reg_sized(RCX, op.addr).wrapping_sub(1) & size_mask(op.addr);
+    if met && count != 0 {
+        go::<false>(core, op)?;
+    }
     core.set_reg_sized(RCX, op.addr, count);
-    count != 0
+    Ok(())
 }
 
 /// `LOOP`
 pub(crate) fn loop_(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
-    if count_down(core, op) {
-        core.rip = target::<false>(core, op);
-    }
-    Ok(())
+    count_down(core, op, true)
 }
 
 /// `LOOPE`
 pub(crate) fn loope(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
-    if count_down(core, op) & core.flags.zf() {
-        core.rip = target::<false>(core, op);
-    }
-    Ok(())
+    count_down(core, op, core.flags.zf())
 }
 
 /// `LOOPNE`
 pub(crate) fn loopne(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
-    if count_down(core, op) & !core.flags.zf() {
-        core.rip = target::<false>(core, op);
-    }
-    Ok(())
+    count_down(core, op, !core.flags.zf())
 }

@@ -151,7 +151,9 @@ fn double<W: Int, D: Place<W>, const LEFT: bool, const CL: bool>(core: &mut Core
         let wide = if W::BITS == 16 { a << 32 | b << 16 | a } else { a << W::BITS | b };
         let top = if W::BITS == 16 { 32 } else { W::BITS };
         let shifted = wide << count;
-        (W::truncate((shifted >> top) as u64), shifted >> (top + W::BITS) & 1 != 0)
+        // The last bit out is bit 128 of the shifted value of 64-bit operands.
+        let cf = if W::BITS == 64 { a >> (64 - count) & 1 } else { shifted >> (top + W::BITS) & 1 };
+        (W::truncate((shifted >> top) as u64), cf != 0)
     } else {
         let wide = if W::BITS == 16 { a << 32 | b << 16 | a } else { b << W::BITS | a };
         (W::truncate((wide >> count) as u64), wide >> (count - 1) & 1 != 0)

@@ -32,7 +32,7 @@ type Element = fn(&mut Core, &mut Bus<'_>, &Op) -> Flow<More>;
 type Bulk = fn(&mut Core, &mut Bus<'_>, &Op, u64) -> u64;
 
 #[inline(always)]
-fn repeat(core: &mut Core, bus: &mut Bus<'_>, op: &Op, element: Element, bulk: Bulk) -> Flow {
+fn repeat(core: &mut Core, bus: &mut Bus<'_>, op: &Op, element: Element, bulk: Bulk, fast: bool) -> Flow {
     if op.bits & (REP | REPNE) == 0 {
         element(core, bus, op)?;
         return core.synced();
@@ -40,9 +40,10 @@ fn repeat(core: &mut Core, bus: &mut Bus<'_>, op: &Op, element: Element, bulk: B
     let mut count = core.reg_sized(RCX, op.addr);
     let flags = core.flags;
     if op.addr == 4 {
-        // 32-bit addresses clear the upper halves even if nothing, or only a fault, comes of it.
+        // What the manual leaves open is done as Intel's CPUs do it: the upper half of RCX goes even if nothing, or only
+        // a fault, comes of the instruction, and that of RDI with the fast ones (MOVS, STOS).
         core.regs[RCX] = count;
-        if count != 0 {
+        if fast && count != 0 {
             core.regs[RDI] &= 0xffff_ffff;
         }
     }
@@ -224,20 +225,20 @@ fn outs<W: Int>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow<More> {
 }
 
 macro_rules! handlers {
-    ($($name:ident: $element:ident, $bulk:expr;)*) => {$(
+    ($($name:ident: $element:ident, $bulk:expr, $fast:literal;)*) => {$(
         fn $name<W: Int>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
-            repeat(core, bus, op, $element::<W>, $bulk)
+            repeat(core, bus, op, $element::<W>, $bulk, $fast)
         }
     )*};
 }
 handlers! {
-    movs_all: movs, movs_bulk::<W>;
-    stos_all: stos, stos_bulk::<W>;
-    lods_all: lods, no_bulk;
-    cmps_all: cmps, no_bulk;
-    scas_all: scas, no_bulk;
-    ins_all: ins, no_bulk;
-    outs_all: outs, no_bulk;
+    movs_all: movs, movs_bulk::<W>, true;
+    stos_all: stos, stos_bulk::<W>, true;
+    lods_all: lods, no_bulk, false;
+    cmps_all: cmps, no_bulk, false;
+    scas_all: scas, no_bulk, false;
+    ins_all: ins, no_bulk, false;
+    outs_all: outs, no_bulk, false;
 }
 
 /// Which string instruction.

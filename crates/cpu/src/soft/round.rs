@@ -100,6 +100,11 @@ fn round_finite(wide: Wide, format: &Format, context: &Context, flags: &mut u32)
     let finite = |exponent, significand, up| Rounded { sign, class: Class::Finite, exponent, significand, up };
     if rounded < format.least {
         let unmasked = context.masked & status::UNDERFLOW == 0;
+        if unmasked && context.wrap != 0 && rounded + context.wrap < format.least {
+            // Too small even so, which only FSCALE comes to (SDM volume 1, 4.9.1.5).
+            *flags |= status::UNDERFLOW | status::PRECISION;
+            return Rounded { up: false, ..Number::zero(sign).into() };
+        }
         if unmasked {
             // A handler gets the result with an unbounded exponent: so is whether that is exact.
             *flags |= status::UNDERFLOW | if inexact { status::PRECISION } else { 0 };
@@ -121,7 +126,13 @@ fn round_finite(wide: Wide, format: &Format, context: &Context, flags: &mut u32)
         return finite(format.least, kept, up);
     }
     if rounded > format.greatest {
-        if context.masked & status::OVERFLOW == 0 {
+        let unmasked = context.masked & status::OVERFLOW == 0;
+        if unmasked && context.wrap != 0 && rounded - context.wrap > format.greatest {
+            // Too great even so, as above.
+            *flags |= status::OVERFLOW | status::PRECISION;
+            return Rounded { up: true, ..Number::infinity(sign).into() };
+        }
+        if unmasked {
             *flags |= status::OVERFLOW | if inexact { status::PRECISION } else { 0 };
             return finite(rounded - context.wrap, kept, up);
         }

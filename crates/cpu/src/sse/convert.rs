@@ -1,6 +1,6 @@
 //! Conversions between integers, singles and doubles, and rounding to integers.
 
-use crate::core::{Bus, Core, Flow, Handler, Op};
+use crate::core::{Bus, Core, Flow, Handler, Op, vector};
 use crate::int::operand::{Based, Mem, Source, Src};
 use crate::soft::{Class, Exact, Number, Rounding, round, round_to_integral, status, to_integer};
 use crate::sse::float::{Real, context, propagate, set_low, unpack};
@@ -202,6 +202,9 @@ fn from_mmx<S: Operand>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
 
 /// From XMM or memory to MMX.
 fn to_mmx<S: Operand>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+    if core.fpu.status & 0x80 != 0 {
+        return core.raise(vector::MF);
+    }
     let b = S::get(core, bus, op)?;
     let mut flags = 0;
     let result = convert(core, KINDS[op.imm as usize % 8], b, true, &mut flags);

@@ -3,7 +3,6 @@
 use crate::core::{Bus, Core, Flow, Op, RDI, vector};
 use crate::int::operand::{Address, Based, Flat, size_mask};
 use crate::memory::done;
-use crate::registers::DS;
 use crate::sse::ALIGNED;
 use crate::sse::lanes::Lane;
 
@@ -42,6 +41,9 @@ pub(crate) fn store_lane<const M: bool, A: Address>(core: &mut Core, bus: &mut B
 
 /// Puts `op.size` bytes of memory at bit `op.imm` of a register.
 pub(crate) fn load_lane<const M: bool>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+    if M && core.fpu.status & 0x80 != 0 {
+        return core.raise(vector::MF);
+    }
     let value = core.vector_memory::<Based>(bus, op)?;
     if M {
         core.enter_mmx()?;
@@ -139,7 +141,7 @@ pub(crate) fn masked_store<const M: bool>(core: &mut Core, bus: &mut Bus<'_>, op
     }
     let (value, mask) = (u8::split(core.vector::<M>(op.dst)), u8::split(core.vector::<M>(op.src)));
     let count = if M { 8 } else { 16 };
-    let seg = if op.seg == 0 { DS as u8 } else { op.seg };
+    let seg = op.seg;
     let base = core.regs[RDI] & size_mask(op.addr);
     let start = core.segment_linear(seg, base, count as u64, true)?;
     // As on hardware, all of it must be writable, whatever the mask, and the upper half comes first.

@@ -268,10 +268,9 @@ pub(crate) fn invalidate_caches(core: &mut Core, _bus: &mut Bus<'_>, _op: &Op) -
 }
 
 /// `CLFLUSH`: faults as a load would.
-pub(crate) fn clflush(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+pub(crate) fn clflush(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
     let linear = Based::linear(core, op, 1, false)?;
-    core.load::<u8>(bus, linear, op.seg)?;
-    Ok(())
+    core.probe_read(linear, 1, op.seg)
 }
 
 /// `CPUID`

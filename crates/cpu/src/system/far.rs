@@ -117,7 +117,7 @@ impl Core {
         }
         if let Some(selector) = self.task_target(&segment, target.selector, descriptor)? {
             self.rip = self.next_rip(op);
-            return self.switch_task(bus, selector, Switch::Jump, None, 0);
+            return self.switch_task_now(bus, selector, Switch::Jump);
         }
         let (gate, code_descriptor, segment) = self.call_gate(bus, target.selector, descriptor)?;
         self.check_code(&segment, gate.selector, true)?;
@@ -218,7 +218,7 @@ impl Core {
         }
         if let Some(selector) = self.task_target(&segment, target.selector, descriptor)? {
             self.rip = next;
-            return self.switch_task(bus, selector, Switch::Call, None, 0);
+            return self.switch_task_now(bus, selector, Switch::Call);
         }
         self.call_through_gate(bus, target.selector, descriptor, next)
     }

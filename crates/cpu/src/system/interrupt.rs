@@ -25,8 +25,10 @@ impl Core {
         }
         let gate = self.read_gate(bus, event)?;
         if gate.kind == 5 {
-            let error = event.error;
-            return self.switch_task(bus, gate.selector, Switch::Gate, error, event.ext());
+            if event.software {
+                return self.switch_task_now(bus, gate.selector, Switch::Gate);
+            }
+            return self.switch_task(bus, gate.selector, Switch::Gate, event.error, event.ext())?;
         }
         if gate.selector & !3 == 0 {
             return self.raise_code(vector::GP, event.ext());

@@ -8,6 +8,9 @@ use crate::system::Switch;
 
 /// `IRET`, `IRETD`, `IRETQ`
 pub(crate) fn iret(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+    // NMIs come again even if the return faults (SDM volume 3, 6.7.1 and 26.1.2).
+    core.nmi_blocked = false;
+    core.update_flags();
     if core.is_long() {
         core.iret_long(bus, op)?;
     } else if !core.is_protected() {
@@ -15,12 +18,10 @@ pub(crate) fn iret(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     } else if core.rflags & bit::NT != 0 {
         let link = core.load_system::<u16>(bus, core.tr.base)?;
         core.rip = core.next_rip(op);
-        core.switch_task(bus, link, Switch::Return, None, 0)?;
+        core.switch_task_now(bus, link, Switch::Return)?;
     } else {
         core.iret_protected(bus, op)?;
     }
-    core.nmi_blocked = false;
-    core.update_flags();
     Ok(())
 }
 
@@ -77,6 +78,9 @@ impl Core {
         for (index, value) in values.iter_mut().enumerate() {
             *value = self.peek(bus, 4, 12 + 4 * index as u64)?;
         }
+        if rip > 0xffff {
+            return self.raise_code(vector::GP, 0);
+        }
         let [esp, ss, es, ds, fs, gs] = values;
         for (index, value) in [(SS, ss), (ES, es), (DS, ds), (FS, fs), (GS, gs)] {
             self.segments[index] = Segment::virtual_8086(value as u16);
@@ -84,7 +88,7 @@ impl Core {
         self.segments[CS] = Segment::virtual_8086(selector);
         self.regs[crate::core::RSP] = esp;
         self.cpl = 3;
-        self.rip = rip & 0xffff;
+        self.rip = rip;
         self.set_rflags(flags);
         self.update_mode();
         Ok(())

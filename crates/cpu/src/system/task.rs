@@ -1,10 +1,13 @@
 //! Hardware task switches between 16- and 32-bit task states.
 
-use crate::core::{Bus, Core, Flow, bit, vector};
+use crate::core::{ATTENTION_TRAP, Bus, Core, Flow, bit, vector};
 use crate::flags::Lazy;
 use crate::registers::{CS, DS, ES, FS, GS, SS};
 use crate::segment::{Segment, attribute};
 use crate::system::descriptor::selector_code;
+
+/// DR6: the task switched to asks for a debug trap.
+const DR6_TASK_SWITCH: u64 = 1 << 15;
 
 /// What causes a task switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +28,22 @@ struct TaskState {
     gpr: [u32; 8],
     /// ES, CS, SS, DS, FS, GS, LDT.
     selectors: [u16; 7],
+    /// The T bit: a debug trap follows the switch.
+    trap: bool,
 }
 
 impl Core {
-    /// Switches to the task whose state `selector` names; RIP is already past the instruction (or at the fault).
+    /// As [`Core::switch_task`], by an instruction: a fault inside the new task is delivered there at once, since it isn't
+    /// the instruction's.
+    pub(crate) fn switch_task_now(&mut self, bus: &mut Bus<'_>, selector: u16, why: Switch) -> Flow {
+        if self.switch_task(bus, selector, why, None, 0)?.is_err() {
+            self.deliver_within(bus);
+        }
+        Ok(())
+    }
+
+    /// Switches to the task whose state `selector` names; RIP is already past the instruction (or at the fault). The
+    /// outer failure leaves the old task as it was, the inner one is a fault in the context of the new task.
     pub(crate) fn switch_task(
         &mut self,
         bus: &mut Bus<'_>,
@@ -36,7 +51,7 @@ impl Core {
         why: Switch,
         error: Option<u32>,
         ext: u32,
-    ) -> Flow {
+    ) -> Flow<Flow> {
         let bad = if why == Switch::Return { vector::TS } else { vector::GP };
         let code = selector_code(selector, ext);
         if selector & 4 != 0 || selector & !3 == 0 {
@@ -69,13 +84,36 @@ impl Core {
         }
         self.tr = new;
         self.tr.attributes |= 2;
-        self.enter_task(bus, &state, why, wide)?;
+        let entered = self.begin_task(bus, &state, why, wide, error);
+        if entered.is_err()
+            && matches!(self.fault.vector, vector::TS | vector::NP | vector::SS | vector::GP)
+            && let Some(code) = &mut self.fault.error
+        {
+            *code |= ext;
+        }
+        Ok(entered)
+    }
+
+    /// Everything that may fault in the new task.
+    fn begin_task(
+        &mut self,
+        bus: &mut Bus<'_>,
+        state: &TaskState,
+        why: Switch,
+        wide: bool,
+        error: Option<u32>,
+    ) -> Flow {
+        self.enter_task(bus, state, why, wide)?;
         if let Some(error) = error {
             let size = if wide { 4 } else { 2 };
             crate::memory::done(self.push(bus, size, u64::from(error)))?;
         }
         if self.rip > u64::from(self.segments[CS].limit) {
             return self.raise_code(vector::GP, 0);
+        }
+        if state.trap {
+            self.debug_trap |= DR6_TASK_SWITCH;
+            self.attention |= ATTENTION_TRAP;
         }
         Ok(())
     }
@@ -87,8 +125,9 @@ impl Core {
     }
 
     fn read_task(&mut self, bus: &mut Bus<'_>, base: u64, wide: bool) -> Flow<TaskState> {
-        let mut state = TaskState { cr3: 0, eip: 0, eflags: 0, gpr: [0; 8], selectors: [0; 7] };
+        let mut state = TaskState { cr3: 0, eip: 0, eflags: 0, gpr: [0; 8], selectors: [0; 7], trap: false };
         if wide {
+            state.trap = self.load_system::<u16>(bus, base + 0x64)? & 1 != 0;
             state.cr3 = self.load_system(bus, base + 0x1c)?;
             state.eip = self.load_system(bus, base + 0x20)?;
             state.eflags = self.load_system(bus, base + 0x24)?;

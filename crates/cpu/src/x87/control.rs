@@ -33,17 +33,17 @@ pub(crate) fn wait(core: &mut Core, _bus: &mut Bus<'_>, _op: &Op) -> Flow {
     if core.cr0 & both == both {
         return core.raise(vector::NM);
     }
-    if core.fpu.status & 0x80 != 0 {
-        return core.raise(vector::MF);
-    }
-    Ok(())
+    pending(core)
+}
+
+/// Reports an exception that is pending, as all instructions do whose names don't begin with FN.
+fn pending(core: &mut Core) -> Flow {
+    if core.fpu.status & 0x80 != 0 { core.raise(vector::MF) } else { Ok(()) }
 }
 
 /// `FLDCW`
 pub(crate) fn fldcw(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
-    if core.fpu.status & 0x80 != 0 {
-        return core.raise(vector::MF);
-    }
+    pending(core)?;
     let linear = Based::linear(core, op, 2, false)?;
     let word = core.load::<u16>(bus, linear, op.seg)?;
     core.fpu.control = word & 0x1f7f | 0x40;
@@ -150,9 +150,12 @@ pub(crate) fn fnsave(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let mut at = store_environment(core, bus, op, linear)?;
     for index in 0..8 {
         let register = core.fpu.regs[usize::from(core.fpu.top.wrapping_add(index) & 7)];
-        done(core.store(bus, core.wrap(at), op.seg, register.significand))?;
-        done(core.store(bus, core.wrap(at.wrapping_add(8)), op.seg, register.exponent))?;
-        at = at.wrapping_add(10);
+        // In words: alignment is that of the whole area.
+        let value = u128::from(register.exponent) << 64 | u128::from(register.significand);
+        for shift in (0..80).step_by(16) {
+            done(core.store(bus, core.wrap(at), op.seg, (value >> shift) as u16))?;
+            at = at.wrapping_add(2);
+        }
     }
     initialize(&mut core.fpu);
     core.synced()
@@ -189,6 +192,7 @@ fn load_environment(core: &mut Core, bus: &mut Bus<'_>, op: &Op, linear: u64) ->
 
 /// `FLDENV`
 pub(crate) fn fldenv(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+    pending(core)?;
     let linear = area(core, op, false, false)?;
     load_environment(core, bus, op, linear)?;
     Ok(())
@@ -196,13 +200,17 @@ pub(crate) fn fldenv(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
 
 /// `FRSTOR`
 pub(crate) fn frstor(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+    pending(core)?;
     let linear = area(core, op, true, false)?;
     let mut at = load_environment(core, bus, op, linear)?;
     for index in 0..8 {
-        let significand = core.load::<u64>(bus, core.wrap(at), op.seg)?;
-        let exponent = core.load::<u16>(bus, core.wrap(at.wrapping_add(8)), op.seg)?;
-        core.fpu.regs[usize::from(core.fpu.top.wrapping_add(index) & 7)] = F80 { significand, exponent };
-        at = at.wrapping_add(10);
+        let mut value = 0;
+        for shift in (0..80).step_by(16) {
+            value |= u128::from(core.load::<u16>(bus, core.wrap(at), op.seg)?) << shift;
+            at = at.wrapping_add(2);
+        }
+        core.fpu.regs[usize::from(core.fpu.top.wrapping_add(index) & 7)] =
+            F80 { significand: value as u64, exponent: (value >> 64) as u16 };
     }
     Ok(())
 }

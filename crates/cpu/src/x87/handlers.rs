@@ -255,6 +255,8 @@ pub(crate) fn fprem(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
     begin(core, op)?;
     let fpu = &mut core.fpu;
     fpu.set_c1(false);
+    // A result that comes of an exception is complete, too: programs wait for C2 to be clear.
+    fpu.status &= !C2;
     let (Some(a), Some(b)) = (fpu.get(0), fpu.get(1)) else {
         if !fpu.stack_fault(false) {
             fpu.set(0, F80::INDEFINITE);
@@ -316,6 +318,7 @@ pub(crate) fn fscale(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
     let (x, y) = (a.unpack(), b.unpack());
     let result = match fpu.special(x, y) {
         Some(result) => result,
+        None if (x.denormal || y.denormal) && fpu.note(status::DENORMAL, 2) => None,
         None => match (x.class, y.class, y.sign) {
             (Class::Zero, Class::Infinity, false) | (Class::Infinity, Class::Infinity, true) => fpu.invalid(),
             (_, Class::Infinity, false) => Some(exact_f80(Number::infinity(x.sign))),
@@ -337,11 +340,10 @@ pub(crate) fn fscale(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
                 };
                 let mut wide = x.widen();
                 wide.exponent += by;
-                let flags = if x.denormal || y.denormal { status::DENORMAL } else { 0 };
                 let control = fpu.control;
                 // The precision control doesn't apply.
                 fpu.control |= 0x300;
-                let result = fpu.finish(Exact::Finite(wide), flags);
+                let result = fpu.finish(Exact::Finite(wide), 0);
                 fpu.control = control;
                 result
             }

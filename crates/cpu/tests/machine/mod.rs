@@ -1,6 +1,9 @@
 //! A small machine for tests: flat memory, page tables, handlers that halt.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod bench;
+pub mod legacy;
+
 use std::sync::Arc;
 
 use ferro_cpu::{CS, Cpu, CpuConfig, DS, ES, FS, GS, Platform, Registers, SS, SegmentRegister, Signals, TableRegister};
@@ -20,6 +23,8 @@ pub struct Board {
     pub mmio: Vec<(u64, u8, u64)>,
     pub vector: Option<u8>,
     pub time: u64,
+    /// What a write to any port makes a device write to memory: where and what.
+    pub dma: Option<(Arc<GuestMemory>, u64, Vec<u8>)>,
 }
 
 impl Platform for Board {
@@ -28,6 +33,9 @@ impl Platform for Board {
     }
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
         self.writes.push((port, size, value));
+        if let Some((memory, address, bytes)) = &self.dma {
+            memory.write(*address, bytes);
+        }
     }
     fn mmio_read(&mut self, address: u64, _size: u8) -> u64 {
         address
