@@ -138,16 +138,19 @@ fn a_running_linux_is_stopped_looked_into_reset_and_ended() {
     let registers = person.say("info registers");
     assert_eq!(person.say("info registers"), registers, "a VM that is stopped executes nothing");
     assert!(person.say("x/3i $pc").lines().count() == 3);
-    // Linux's own view and the tables': its text is mapped, and not writable.
+    // What it was executing is mapped, as code.
+    let word = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    let at = registers.split("RIP=").nth(1).map(|text| word(&text[..16])).unwrap();
     let tables = person.say("info mem");
-    assert!(tables.lines().any(|line| line.starts_with("ffffffff8") && line.ends_with("-r-x")), "{tables}");
+    let stretch = tables.lines().find(|line| (word(&line[..16])..word(&line[17..33])).contains(&at));
+    assert!(stretch.is_some_and(|line| line.ends_with('x')), "{at:#x}: {tables}");
     assert!(person.say("info pci").contains("PCI device 1af4:1044"));
     assert!(person.say("info mtree").contains("(ram)"));
 
     let dump = sockets.path("vm.core");
     assert_eq!(person.say(&format!("dump-guest-memory {}", dump.display())), "");
     let core = std::fs::read(&dump).unwrap();
-    assert!(core.starts_with(b"\x7fELF") && core.len() > 256 << 20);
+    assert!(core.starts_with(b"\x7fELF") && core.len() > 255 << 20);
     let saved = sockets.path("memory");
     assert_eq!(person.say(&format!("pmemsave 0x1000000 0x2000 {}", saved.display())), "");
     let dumped = person.say("xp/1xg 0x1000000");
@@ -179,7 +182,6 @@ fn wrong_commands_and_garbage_leave_the_vm_as_it_was() {
         ("change nothing /dev/null", "Device 'nothing' not found"),
         ("block_resize nothing 1G", "Device 'nothing' not found"),
         ("set_link nothing off", "Device 'nothing' not found"),
-        ("cpu 9\ninfo registers", ""),
         ("screendump /nonexistent/picture", "no screen"),
         ("pmemsave 0 16 /nonexistent/memory", "cannot write /nonexistent/memory"),
         ("pmemsave 0xf00000000000 16 /dev/null", "Invalid addr"),
@@ -191,7 +193,8 @@ fn wrong_commands_and_garbage_leave_the_vm_as_it_was() {
         let said = person.say(line);
         assert!(said.contains(told), "{line}: {said}");
     }
-    assert!(person.read().contains("there is no vCPU 9"));
+    assert_eq!(person.say("cpu 9"), "");
+    assert!(person.say("info registers").contains("there is no vCPU 9"));
     assert_eq!(person.say("cpu 0"), "");
     assert!(program.ask("eject", json!({ "device": "nothing" })).unwrap_err().contains("not found"));
     assert!(program.ask("balloon", json!({ "value": "much" })).unwrap_err().contains("expected: integer"));

@@ -58,7 +58,14 @@ impl Parser<'_, '_> {
 
     /// Takes one of these characters, if it comes next.
     fn take(&mut self, wanted: &[char]) -> Option<char> {
-        let next = self.rest.trim_start().chars().next().filter(|next| wanted.contains(next))?;
+        let rest = self.rest.trim_start();
+        let next = rest.chars().next().filter(|next| wanted.contains(next))?;
+        // After a space it may be a path, where no number follows.
+        let number =
+            |next: char| next.is_whitespace() || next.is_ascii_digit() || matches!(next, '$' | '(' | '-' | '~');
+        if next == '/' && rest.len() < self.rest.len() && !rest[1..].chars().next().is_some_and(number) {
+            return None;
+        }
         self.skip();
         self.rest = &self.rest[next.len_utf8()..];
         Some(next)
@@ -189,6 +196,9 @@ mod tests {
         assert_eq!(value("010"), Ok(8));
         assert_eq!(value("'A'"), Ok(65));
         assert_eq!(evaluate("0x80 5", &[]), Ok((0x80, " 5")));
+        assert_eq!(evaluate("16 /tmp/x", &[]), Ok((16, " /tmp/x")));
+        assert_eq!(value("16 / 2"), Ok(8));
+        assert_eq!(value("16/2"), Ok(8));
     }
 
     #[test]
