@@ -4,6 +4,7 @@
 
 pub mod debug_port;
 pub mod dma;
+pub mod fuzzing;
 pub mod fw_cfg;
 pub mod i8042;
 pub mod ide;

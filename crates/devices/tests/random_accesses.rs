@@ -4,21 +4,17 @@
 use std::sync::{Arc, Mutex};
 
 use ferro_devices::dma::Dma;
+use ferro_devices::fuzzing::{CheckedDisk, Nothing, memory};
 use ferro_devices::fw_cfg::FwCfg;
-use ferro_devices::i8042::{I8042, ResetLine};
+use ferro_devices::i8042::I8042;
 use ferro_devices::ide::{IdeController, Position};
-use ferro_devices::pci::{
-    ConfigPorts, HostBridge, IsaBridge, MsiSink, PciBus, PciFunction, PirqRouter, SharedFunction,
-};
-use ferro_devices::power::{PowerManagement, PowerRequest, PowerSwitch};
-use ferro_devices::rtc::{Rtc, WallClock};
-use ferro_devices::serial::{SerialOutput, Uart16550};
+use ferro_devices::pci::{ConfigPorts, HostBridge, IsaBridge, PciBus, PciFunction, PirqRouter, SharedFunction};
+use ferro_devices::power::PowerManagement;
+use ferro_devices::rtc::Rtc;
+use ferro_devices::serial::Uart16550;
 use ferro_devices::vga::{Surface, Vga, VideoMemory};
-use ferro_devices::virtio::{
-    Balloon, Block, Console, ConsoleOutput, Disk, DiskError, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice,
-    VirtioPci,
-};
-use ferro_guest::{BusDevice, Clock, GuestMemory, InterruptLine, NoInterrupt, Ram, Range, RangeKind};
+use ferro_devices::virtio::{Balloon, Block, Console, Net, Rng, VirtioDevice, VirtioPci};
+use ferro_guest::{BusDevice, GuestMemory, InterruptLine, NoInterrupt};
 
 /// SplitMix64.
 struct Random(u64);
@@ -38,86 +34,6 @@ impl Random {
     fn size(&mut self) -> u8 {
         1 << self.below(4)
     }
-}
-
-/// Everything that a chip can be connected to, doing nothing.
-struct Nothing;
-
-impl Clock for Nothing {
-    fn now(&self) -> u64 {
-        123_456_789_012
-    }
-}
-impl WallClock for Nothing {
-    fn seconds(&self) -> i64 {
-        1_800_000_000
-    }
-}
-impl ResetLine for Nothing {
-    fn reset(&self) {}
-}
-impl PowerSwitch for Nothing {
-    fn request(&self, _request: PowerRequest) {}
-}
-impl SerialOutput for Nothing {
-    fn send(&mut self, _byte: u8) {}
-}
-impl MsiSink for Nothing {
-    fn send(&self, _address: u64, _data: u32) {}
-}
-impl FrameSink for Nothing {
-    fn send(&mut self, _frame: &[u8]) {}
-}
-impl ConsoleOutput for Nothing {
-    fn write(&mut self, _bytes: &[u8]) {}
-}
-impl Entropy for Nothing {
-    fn fill(&mut self, buffer: &mut [u8]) {
-        buffer.fill(7);
-    }
-}
-impl MemoryReturn for Nothing {
-    fn give_back(&mut self, _address: u64, _len: u64) {}
-}
-
-/// A disk that checks what the device promises: every request is inside it.
-struct CheckedDisk(u64);
-
-impl CheckedDisk {
-    fn check(&self, offset: u64, len: u64) -> Result<(), DiskError> {
-        assert!(offset.checked_add(len).is_some_and(|end| end <= self.0), "{len} bytes at {offset} are outside");
-        Ok(())
-    }
-}
-
-impl Disk for CheckedDisk {
-    fn size(&self) -> u64 {
-        self.0
-    }
-    fn is_read_only(&self) -> bool {
-        false
-    }
-    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
-        self.check(offset, into.len() as u64)
-    }
-    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
-        self.check(offset, from.len() as u64)
-    }
-    fn flush(&mut self) -> Result<(), DiskError> {
-        Ok(())
-    }
-    fn discard(&mut self, offset: u64, len: u64) -> Result<(), DiskError> {
-        self.check(offset, len)
-    }
-    fn write_zeroes(&mut self, offset: u64, len: u64, _may_unmap: bool) -> Result<(), DiskError> {
-        self.check(offset, len)
-    }
-}
-
-fn memory() -> Arc<GuestMemory> {
-    let ram = Ram::new(0x10_0000).unwrap();
-    let range = Range { start: 0, len: 0x10_0000, offset: 0, kind: RangeKind::Ram };
-    Arc::new(GuestMemory::new(ram, &[range]).unwrap())
 }
 
 fn poke(device: &mut dyn BusDevice, span: u64, rounds: u64, random: &mut Random) {
