@@ -1,4 +1,5 @@
-//! Boots a CD-ROM and prints its text screen every second: `firmware DISK [soft|kvm] [SECONDS] [PICTURE.ppm]`.
+//! Boots a disk through firmware, types at it and prints its text screen:
+//! `firmware DISK [soft|kvm] [SECONDS] [PICTURE.ppm] [KEY…]`.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +24,16 @@ fn main() {
         Arc::new(FileStorage::open(std::path::Path::new(&disc.file), FileOptions::default()).expect("an image"));
     let seconds: u64 = arguments.get(3).map_or(5, |s| s.parse().expect("seconds"));
     let picture = arguments.get(4).cloned();
+    let keys: Vec<String> = arguments.iter().skip(5).cloned().collect();
     let outcome = run_with(&description, vec![image], move |handle| {
         std::thread::spawn(move || {
             let screen = handle.screen().expect("there is a screen").clone();
-            for _ in 0..seconds {
-                std::thread::sleep(Duration::from_secs(1));
-                println!("---- {:?}", screen.update());
+            std::thread::sleep(Duration::from_secs(seconds));
+            for key in &keys {
+                let key = Key::from_name(key).expect("the name of a key");
+                handle.key(key, true);
+                handle.key(key, false);
+                std::thread::sleep(Duration::from_millis(200));
             }
             println!("{}", screen.contents().unwrap_or_default().join("\n"));
             if let Some(path) = picture {

@@ -99,6 +99,11 @@ impl Pc {
                 '$' => "shift-4",
                 '(' => "shift-9",
                 ')' => "shift-0",
+                '/' => "slash",
+                '-' => "minus",
+                '.' => "dot",
+                '|' => "shift-backslash",
+                capital @ 'A'..='Z' => &format!("shift-{}", capital.to_ascii_lowercase()),
                 other => &other.to_string(),
             };
             self.type_keys(name);

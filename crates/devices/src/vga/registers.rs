@@ -32,14 +32,8 @@ pub(super) struct Registers {
 }
 
 /// The CRT controller's registers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct CrtController(pub(super) [u8; 32]);
-
-impl Default for CrtController {
-    fn default() -> Self {
-        Self([0; 32])
-    }
-}
 
 impl CrtController {
     fn write(&mut self, index: u8, value: u8) {
