@@ -70,10 +70,14 @@ fn cpu(code: &[u8]) -> Cpu {
 fn measure(name: &str, code: &[u8]) {
     let mut cpu = cpu(code);
     assert_eq!(cpu.run(&mut Nothing, 10_000_000), Exit::Budget, "the loop runs on");
-    let start = Instant::now();
-    let count = 300_000_000;
-    assert_eq!(cpu.run(&mut Nothing, count), Exit::Budget, "the loop runs on");
-    let seconds = start.elapsed().as_secs_f64();
+    let count = 40_000_000;
+    let round = |cpu: &mut Cpu| {
+        let start = Instant::now();
+        assert_eq!(cpu.run(&mut Nothing, count), Exit::Budget, "the loop runs on");
+        start.elapsed().as_secs_f64()
+    };
+    // The best round is the one that other programs disturbed least.
+    let seconds = (0..10).map(|_| round(&mut cpu)).fold(f64::INFINITY, f64::min);
     println!("{name:<28} {:7.0} MIPS", count as f64 / seconds / 1e6);
 }
 

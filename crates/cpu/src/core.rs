@@ -9,6 +9,7 @@ use crate::debug::Debugger;
 use crate::flags::Lazy;
 use crate::registers::{Activity, ModelRegisters, TableRegister};
 use crate::segment::Segment;
+use crate::step::Step;
 use crate::tlb::Tlb;
 use crate::x87::Fpu;
 use crate::{CpuConfig, Platform, Signals};
@@ -28,15 +29,19 @@ pub(crate) enum Stop {
     Sync,
     /// The instruction is partly done (a repeated string instruction) and shall be run again after a look at signals.
     Again,
+    /// A branch left the block before its end: RIP and the count of instructions are up to date.
+    Left,
 }
 
 /// A handler: executes one operation.
 pub(crate) type Handler = fn(&mut Core, &mut Bus<'_>, &Op) -> Flow;
 
-/// One lowered instruction.
+/// One lowered instruction, or a pair that is executed as one.
 #[derive(Clone, Copy)]
 pub(crate) struct Op {
-    /// Executes it.
+    /// Executes it and what follows it in the block.
+    pub(crate) step: Step,
+    /// Executes it alone (of a pair, its first instruction).
     pub(crate) run: Handler,
     /// Immediate, or whatever the handler wants.
     pub(crate) imm: u64,
@@ -58,10 +63,14 @@ pub(crate) struct Op {
     pub(crate) addr: u8,
     /// Operand size in bytes: 2, 4, 8, where the handler isn't specialised by it.
     pub(crate) size: u8,
+    /// Target of the branch in a pair, relative to the block's start.
+    pub(crate) target: i32,
     /// Bytes of the instruction.
     pub(crate) len: u8,
-    /// Its number in the block.
+    /// Instructions before it in the block.
     pub(crate) number: u8,
+    /// Instructions in it: one or two.
+    pub(crate) count: u8,
     /// Offset of the next instruction from the block's start.
     pub(crate) end: u16,
     /// Handler-specific bits ([`REP`] and others).
@@ -93,8 +102,8 @@ pub(crate) const RDI: usize = 7;
 pub(crate) const BLOCK: usize = 16;
 /// Pseudo-register that is always zero.
 pub(crate) const ZERO: usize = 17;
-/// How many there are; a power of two, so that an index can be masked instead of checked.
-pub(crate) const REGISTERS: usize = 32;
+/// How many there are room for: as many as a byte can name, so that no index has to be checked.
+pub(crate) const REGISTERS: usize = 256;
 
 /// An exception on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +192,10 @@ pub(crate) struct Core {
     pub(crate) mxcsr: u32,
     pub(crate) fpu: Fpu,
     pub(crate) fault: Fault,
+    /// Operations left in the block after one that stopped.
+    pub(crate) left: usize,
+    /// Offset in host memory of a store that has to be reported.
+    pub(crate) written: usize,
     pub(crate) activity: Activity,
     pub(crate) nmi_blocked: bool,
     pub(crate) signals: Arc<Signals>,

@@ -2,6 +2,7 @@
 //!
 //! Each instruction is decoded once (`lower`), kept as a compact operation in a cache of blocks by physical address
 //! (`cache`), and executed by a handler that is specialised for its width and kind of operands (`int`, `sse`, `x87`).
+//! Handlers become steps (`step`), which call each other; frequent ones have steps of their own (`fast`).
 //! What the handlers work on is [`core::Core`].
 //!
 //! Nothing here knows the host's operating system, a clock, a thread or a device: time and I/O come through
@@ -14,6 +15,7 @@ mod cpu;
 mod cpuid;
 mod debug;
 mod exception;
+mod fast;
 mod flags;
 mod int;
 mod lower;
@@ -28,6 +30,7 @@ mod segment;
 mod snapshot;
 mod soft;
 mod sse;
+mod step;
 mod system;
 mod tlb;
 mod x87;

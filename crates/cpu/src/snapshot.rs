@@ -30,6 +30,9 @@ pub(crate) const KEY_FXSR: u32 = 1 << 6;
 /// CPL is 3.
 pub(crate) const KEY_USER: u32 = 1 << 7;
 
+/// Not of [`Core::key`], but of blocks in which each instruction is an operation of its own.
+pub(crate) const KEY_SINGLE: u32 = 1 << 8;
+
 /// MXCSR after reset.
 pub(crate) const MXCSR_RESET: u32 = 0x1f80;
 
@@ -74,6 +77,8 @@ impl Core {
             mxcsr: MXCSR_RESET,
             fpu: Fpu::default(),
             fault: Fault { vector: 0, error: None, address: 0 },
+            left: 0,
+            written: 0,
             activity: Activity::Running,
             nmi_blocked: false,
             signals,

@@ -1,5 +1,5 @@
 //! The translation lookaside buffer: linear pages to offsets in the host memory behind the guest, direct-mapped, apart
-//! for reads, writes and fetches and for each privilege. How entries come about is in `paging`.
+//! for each privilege; an entry says for reads, writes and fetches whether they are allowed. How entries come about is in `paging`.
 
 /// Kinds of access; each has entries of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,70 +18,95 @@ pub(crate) enum Set {
 }
 
 const ENTRIES: usize = 512;
-const KINDS: usize = 4;
-const SETS: usize = 4;
-const LEN: usize = ENTRIES * KINDS * SETS;
+const SETS: usize = 3;
 
-#[derive(Clone, Copy)]
+/// A page, with the kinds of access that are known to be allowed.
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Entry {
-    /// Address of the page, or something that isn't one.
-    tag: u64,
+    /// Address of the page by kind of access, or something that isn't one.
+    tags: [u64; 3],
     /// Added to an address gives its offset in host memory.
     addend: u64,
 }
 
-const EMPTY: Entry = Entry { tag: 1, addend: 0 };
+const NO_TAG: u64 = 1;
+const EMPTY: Entry = Entry { tags: [NO_TAG; 3], addend: 0 };
+
+/// The entries of one privilege.
+struct Table {
+    set: Set,
+    entries: Box<[Entry; ENTRIES]>,
+    global: [u64; ENTRIES / 64],
+}
+
+impl Table {
+    fn new(set: Set) -> Self {
+        let entries = vec![EMPTY; ENTRIES].into_boxed_slice().try_into();
+        let Ok(entries) = entries else { unreachable!("the length is ENTRIES") };
+        Self { set, entries, global: [0; ENTRIES / 64] }
+    }
+}
 
 /// All entries of one CPU.
 pub(crate) struct Tlb {
-    entries: Box<[Entry; LEN]>,
-    global: Box<[u64; LEN / 64]>,
-    set: usize,
+    /// The first is the one looked at.
+    tables: [Table; SETS],
     /// Addresses that entries of big pages may cover.
     big: (u64, u64),
 }
 
+#[inline(always)]
+fn index(address: u64) -> usize {
+    (address >> 12) as usize % ENTRIES
+}
+
 impl Tlb {
     pub(crate) fn new() -> Self {
-        let entries = vec![EMPTY; LEN].into_boxed_slice().try_into();
-        let Ok(entries) = entries else { unreachable!("the length is LEN") };
-        Self { entries, global: Box::new([0; LEN / 64]), set: 0, big: (u64::MAX, 0) }
+        Self { tables: [Set::Supervisor, Set::User, Set::Checked].map(Table::new), big: (u64::MAX, 0) }
     }
 
     /// Chooses whose entries are looked at.
     pub(crate) fn select(&mut self, set: Set) {
-        self.set = set as usize * ENTRIES * KINDS;
+        let at = self.position(set);
+        self.tables.swap(0, at);
     }
 
-    #[inline(always)]
-    fn index(set: usize, access: Access, address: u64) -> usize {
-        (set + access as usize * ENTRIES + (address >> 12) as usize % ENTRIES) % LEN
+    fn position(&self, set: Set) -> usize {
+        self.tables.iter().position(|table| table.set == set).unwrap_or_default()
     }
 
     /// Where `size` bytes at `address` are in host memory, if that is known and they don't cross a page.
     #[inline(always)]
     pub(crate) fn find(&self, access: Access, address: u64, size: u64) -> Option<usize> {
-        let entry = &self.entries[Self::index(self.set, access, address)];
+        let entry = &self.tables[0].entries[index(address)];
         let last_page = address.wrapping_add(size - 1) & !0xfff;
-        (entry.tag == last_page).then(|| address.wrapping_add(entry.addend) as usize)
+        (entry.tags[access as usize] == last_page).then(|| address.wrapping_add(entry.addend) as usize)
     }
 
     /// As [`Tlb::find`], with the rights of `set`.
     pub(crate) fn find_in(&self, set: Set, access: Access, address: u64) -> Option<usize> {
-        let entry = &self.entries[Self::index(set as usize * ENTRIES * KINDS, access, address)];
-        (entry.tag == address & !0xfff).then(|| address.wrapping_add(entry.addend) as usize)
+        let entry = &self.tables[self.position(set)].entries[index(address)];
+        (entry.tags[access as usize] == address & !0xfff).then(|| address.wrapping_add(entry.addend) as usize)
     }
 
     /// Remembers that the page of `address` begins at `offset` of host memory.
     pub(crate) fn insert(&mut self, set: Set, access: Access, address: u64, offset: usize, global: bool) {
         let page = address & !0xfff;
-        let index = Self::index(set as usize * ENTRIES * KINDS, access, address);
-        self.entries[index] = Entry { tag: page, addend: (offset as u64 & !0xfff).wrapping_sub(page) };
-        let bit = 1 << (index % 64);
-        if global {
-            self.global[index / 64] |= bit;
+        let at = self.position(set);
+        let table = &mut self.tables[at];
+        let entry = &mut table.entries[index(address)];
+        let addend = (offset as u64 & !0xfff).wrapping_sub(page);
+        let (word, bit) = (&mut table.global[index(address) / 64], 1 << (index(address) % 64));
+        let same = entry.addend == addend && entry.tags.iter().all(|&tag| tag == page || tag == NO_TAG);
+        let others_global = entry.tags == EMPTY.tags || *word & bit != 0;
+        if !same {
+            *entry = Entry { addend, ..EMPTY };
+        }
+        entry.tags[access as usize] = page;
+        if global && (!same || others_global) {
+            *word |= bit;
         } else {
-            self.global[index / 64] &= !bit;
+            *word &= !bit;
         }
     }
 
@@ -93,21 +118,22 @@ impl Tlb {
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
-        self.entries[..ENTRIES * KINDS * 2].fill(EMPTY);
-        self.global.fill(0);
+        for table in &mut self.tables {
+            table.entries.fill(EMPTY);
+            table.global.fill(0);
+        }
         self.big = (u64::MAX, 0);
     }
 
     /// Forgets all but global pages.
     pub(crate) fn flush_local(&mut self) {
-        for (chunk, global) in self.entries[..ENTRIES * KINDS * 2].chunks_exact_mut(64).zip(self.global.iter()) {
-            if *global == 0 {
-                chunk.fill(EMPTY);
-            } else if *global != u64::MAX {
-                for (index, entry) in chunk.iter_mut().enumerate() {
-                    if global >> index & 1 == 0 {
-                        *entry = EMPTY;
-                    }
+        for table in &mut self.tables {
+            for (chunk, global) in table.entries.chunks_exact_mut(64).zip(table.global) {
+                if global == 0 {
+                    chunk.fill(EMPTY);
+                } else if global != u64::MAX {
+                    let local = chunk.iter_mut().enumerate().filter(|(index, _)| global >> index & 1 == 0);
+                    local.for_each(|(_, entry)| *entry = EMPTY);
                 }
             }
         }
@@ -118,12 +144,10 @@ impl Tlb {
         if (self.big.0..=self.big.1).contains(&address) {
             return self.flush();
         }
-        for set in [Set::Supervisor, Set::User] {
-            for access in [Access::Read, Access::Write, Access::Fetch] {
-                let entry = &mut self.entries[Self::index(set as usize * ENTRIES * KINDS, access, address)];
-                if entry.tag == address & !0xfff {
-                    *entry = EMPTY;
-                }
+        for table in &mut self.tables {
+            let entry = &mut table.entries[index(address)];
+            if entry.tags.contains(&(address & !0xfff)) {
+                *entry = EMPTY;
             }
         }
     }
@@ -144,6 +168,19 @@ mod tests {
         assert_eq!(tlb.find(Access::Read, 0x7000, 1), None);
         tlb.select(Set::Checked);
         assert_eq!(tlb.find(Access::Read, 0x7000, 1), None);
+    }
+
+    #[test]
+    fn a_page_that_moved_takes_no_rights_along() {
+        let mut tlb = Tlb::new();
+        tlb.insert(Set::Supervisor, Access::Write, 0x7000, 0x3000, true);
+        tlb.insert(Set::Supervisor, Access::Read, 0x7000, 0x3000, true);
+        assert!(tlb.find(Access::Write, 0x7000, 1).is_some());
+        tlb.insert(Set::Supervisor, Access::Read, 0x7000, 0x4000, false);
+        assert_eq!((tlb.find(Access::Read, 0x7000, 1), tlb.find(Access::Write, 0x7000, 1)), (Some(0x4000), None));
+        tlb.insert(Set::Supervisor, Access::Write, 0x7000, 0x4000, true);
+        tlb.flush_local();
+        assert_eq!(tlb.find(Access::Write, 0x7000, 1), None, "a page is global only if each of its accesses is");
     }
 
     #[test]
