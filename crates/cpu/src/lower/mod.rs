@@ -2,6 +2,7 @@
 //! and handlers are picked. Nothing is executed.
 
 mod fast;
+mod fast_vector;
 mod integer;
 mod string;
 mod system;
@@ -39,6 +40,8 @@ pub(crate) struct Lowering<'a> {
     /// 2, 4 or 8: the default size of code.
     code: u8,
     key: u32,
+    /// The fast form of a vector operation.
+    fast_operation: Option<Fast>,
     /// Nothing may follow in the block.
     ends: bool,
 }
@@ -122,7 +125,7 @@ fn empty(run: Handler) -> Op {
 
 fn lower_instruction(key: u32, bits: u32, instr: &Instruction, ends: &mut bool) -> (Op, Option<Fast>) {
     let mut lowering =
-        Lowering { instr, op: empty(control::undefined), flat: false, code: (bits / 8) as u8, key, ends: false };
+        Lowering { instr, op: empty(control::undefined), flat: false, code: (bits / 8) as u8, key, fast_operation: None, ends: false };
     if (0..instr.op_count()).any(|index| instr.op_kind(index) == OpKind::Memory) {
         lowering.set_memory();
     }

@@ -3,8 +3,10 @@
 use iced_x86::Mnemonic;
 
 use crate::core::Handler;
+use crate::fast::vector;
 use crate::int::by_address;
 use crate::lower::Lowering;
+use crate::lower::fast::is_tuned;
 use crate::sse::float::{self, Shape};
 use crate::sse::{self, ALIGNED, From, Vector, arrange, convert, horizontal, integer, moves, state, text};
 use crate::system::control;
@@ -111,6 +113,9 @@ impl Lowering<'_> {
 
     fn operation<O: Vector>(&mut self) -> Option<Handler> {
         let from = self.vector_source();
+        if is_tuned(self.key) && !self.is_mmx(0) {
+            self.fast_operation = vector::operation::<O>(from);
+        }
         Some(sse::select::<O>(from, self.is_mmx(0), self.flat))
     }
 

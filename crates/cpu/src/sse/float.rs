@@ -27,6 +27,9 @@ pub(crate) trait Real: Lane + 'static {
     /// Finite, normal and not at the edge of underflow.
     fn is_plain(self) -> bool;
     fn is_denormal(self) -> bool;
+    fn is_zero(self) -> bool;
+    /// Without loss.
+    fn widened(self) -> f64;
 }
 
 macro_rules! real {
@@ -56,6 +59,16 @@ macro_rules! real {
                 let magnitude = self.to_bits() & (<$u>::MAX >> 1);
                 magnitude.wrapping_sub(1) < <$t>::MIN_POSITIVE.to_bits() - 1
             }
+
+            #[inline(always)]
+            fn is_zero(self) -> bool {
+                self == 0.0
+            }
+
+            #[inline(always)]
+            fn widened(self) -> f64 {
+                f64::from(self)
+            }
         }
     };
 }
@@ -66,6 +79,8 @@ real!(f64, u64, DOUBLE, 2);
 pub(crate) trait Arithmetic: 'static {
     /// The first operand isn't used.
     const UNARY: bool = false;
+    /// Whether a result of zero is always exact: that of others is if one operand is zero.
+    const EXACT_ZERO: bool = false;
     fn single(a: f32, b: f32) -> f32;
     fn double(a: f64, b: f64) -> f64;
     /// Whether `result`, a normal number, is the exact result and not a rounded one; operands are normal or zero.
@@ -81,9 +96,10 @@ pub(crate) struct Div;
 pub(crate) struct Sqrt;
 
 macro_rules! arithmetic {
-    ($name:ident, $unary:literal, |$x:ident, $y:ident| $fast:expr, $is_exact:ident, |$a:ident, $b:ident, $rounding:ident, $flags:ident| $exact:expr) => {
+    ($name:ident, $unary:literal, $exact_zero:literal, |$x:ident, $y:ident| $fast:expr, $is_exact:ident, |$a:ident, $b:ident, $rounding:ident, $flags:ident| $exact:expr) => {
         impl Arithmetic for $name {
             const UNARY: bool = $unary;
+            const EXACT_ZERO: bool = $exact_zero;
             #[inline(always)]
             fn single($x: f32, $y: f32) -> f32 {
                 $fast
@@ -106,11 +122,11 @@ macro_rules! arithmetic {
         }
     };
 }
-arithmetic!(Add, false, |x, y| x + y, sum, |a, b, rounding, flags| soft::add(a, b, rounding, flags));
-arithmetic!(Sub, false, |x, y| x - y, difference, |a, b, rounding, flags| soft::add(a, b.negated(), rounding, flags));
-arithmetic!(Mul, false, |x, y| x * y, product, |a, b, _rounding, flags| soft::multiply(a, b, flags));
-arithmetic!(Div, false, |x, y| x / y, quotient, |a, b, _rounding, flags| soft::divide(a, b, flags));
-arithmetic!(Sqrt, true, |_x, y| y.sqrt(), root, |_a, b, _rounding, flags| soft::square_root(b, flags));
+arithmetic!(Add, false, true, |x, y| x + y, sum, |a, b, rounding, flags| soft::add(a, b, rounding, flags));
+arithmetic!(Sub, false, true, |x, y| x - y, difference, |a, b, rounding, flags| soft::add(a, b.negated(), rounding, flags));
+arithmetic!(Mul, false, false, |x, y| x * y, product, |a, b, _rounding, flags| soft::multiply(a, b, flags));
+arithmetic!(Div, false, false, |x, y| x / y, quotient, |a, b, _rounding, flags| soft::divide(a, b, flags));
+arithmetic!(Sqrt, true, false, |_x, y| y.sqrt(), root, |_a, b, _rounding, flags| soft::square_root(b, flags));
 
 /// Whether MXCSR allows the host's arithmetic: all exceptions masked, round to nearest, denormals as they are.
 #[inline(always)]
@@ -162,29 +178,49 @@ fn slow<O: Arithmetic, R: Real>(mxcsr: u32, flags: &mut u32, a: R, b: R) -> R {
     R::real(R::FORMAT.pack(&rounded))
 }
 
+/// One lane, where the host's result is the guest's and leaves MXCSR as it is.
+#[inline(always)]
+pub(crate) fn direct<O: Arithmetic, R: Real>(mxcsr: u32, a: R, b: R) -> Option<R> {
+    if !is_fast(mxcsr) || !O::UNARY && a.is_denormal() || b.is_denormal() {
+        return None;
+    }
+    let noted = mxcsr & status::PRECISION != 0;
+    let (result, exact) = if R::LANES == 4 {
+        let (x, y) = (f32::from_bits(a.bits() as u32), f32::from_bits(b.bits() as u32));
+        let result = O::single(x, y);
+        (R::real(u64::from(result.to_bits())), noted || O::single_is_exact(x, y, result))
+    } else {
+        let (x, y) = (f64::from_bits(a.bits()), f64::from_bits(b.bits()));
+        let result = O::double(x, y);
+        (R::real(result.to_bits()), noted || O::double_is_exact(x, y, result))
+    };
+    if result.is_plain() {
+        return exact.then_some(result);
+    }
+    let exact_zero = result.is_zero() && (O::EXACT_ZERO || b.is_zero() || !O::UNARY && a.is_zero());
+    exact_zero.then_some(result)
+}
+
+/// The flags of a comparison of two numbers of which nothing but their order matters.
+#[inline(always)]
+pub(crate) fn direct_order<R: Real>(a: R, b: R) -> Option<Lazy> {
+    if a.is_denormal() || b.is_denormal() {
+        return None;
+    }
+    let (x, y) = (a.widened(), b.widened());
+    let order = x.partial_cmp(&y)?;
+    let carries = if order == Ordering::Less { 3 << 62 } else { 0 };
+    // A sign of 1 is a positive number of odd parity.
+    Some(Lazy { zero: u64::from(order != Ordering::Equal), sign: 1, carries })
+}
+
 /// One lane.
 #[inline(always)]
 fn lane<O: Arithmetic, R: Real>(mxcsr: u32, flags: &mut u32, a: R, b: R) -> R {
-    if is_fast(mxcsr) && (O::UNARY || !a.is_denormal()) && !b.is_denormal() {
-        // Whether the result is rounded matters only until that was noted once.
-        let noted = (mxcsr | *flags) & status::PRECISION != 0;
-        let (result, exact) = if R::LANES == 4 {
-            let (x, y) = (f32::from_bits(a.bits() as u32), f32::from_bits(b.bits() as u32));
-            let result = O::single(x, y);
-            (R::real(u64::from(result.to_bits())), noted || O::single_is_exact(x, y, result))
-        } else {
-            let (x, y) = (f64::from_bits(a.bits()), f64::from_bits(b.bits()));
-            let result = O::double(x, y);
-            (R::real(result.to_bits()), noted || O::double_is_exact(x, y, result))
-        };
-        if result.is_plain() {
-            if !exact {
-                *flags |= status::PRECISION;
-            }
-            return result;
-        }
+    match direct::<O, R>(mxcsr | *flags & status::PRECISION, a, b) {
+        Some(result) => result,
+        None => slow::<O, R>(mxcsr, flags, a, b),
     }
-    slow::<O, R>(mxcsr, flags, a, b)
 }
 
 impl Core {
@@ -314,6 +350,12 @@ impl Choice for Compare {
 
 /// Compares two operands and notes what that raises.
 fn order<R: Real>(mxcsr: u32, a: R, b: R, signaling: bool, flags: &mut u32) -> Option<Ordering> {
+    if !a.is_denormal()
+        && !b.is_denormal()
+        && let Some(order) = a.widened().partial_cmp(&b.widened())
+    {
+        return Some(order);
+    }
     let (x, y) = (unpack(mxcsr, a), unpack(mxcsr, b));
     let order = x.compare(&y);
     if order.is_none() {
