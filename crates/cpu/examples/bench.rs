@@ -63,6 +63,9 @@ fn cpu(code: &[u8]) -> Cpu {
     registers.gpr[6] = 0x20_0000;
     registers.gpr[7] = 0x30_0000;
     registers.gpr[1] = 0;
+    for (index, value) in [0.3_f64, 0.0, 0.7, 4.0].into_iter().enumerate() {
+        registers.fpu.xmm[index] = u128::from(value.to_bits());
+    }
     cpu.set_registers(&registers);
     cpu
 }
@@ -88,6 +91,8 @@ fn main() {
     measure("load and store", b"\x48\x8b\x06\x48\x01\xc8\x48\x89\x07\x48\xff\xc1\x75\xf2");
     // call f; dec rcx; jmp back; f: push rbx; pop rbx; ret
     measure("call and return", b"\xe8\x05\x00\x00\x00\x48\xff\xc9\xeb\xf6\x53\x5b\xc3");
+    // movapd xmm1, xmm0; mulsd xmm1, xmm0; addsd xmm1, xmm2; comisd xmm3, xmm1; inc rcx; jnz
+    measure("doubles", b"\x66\x0f\x28\xc8\xf2\x0f\x59\xc8\xf2\x0f\x58\xca\x66\x0f\x2f\xd9\x48\xff\xc1\x75\xeb");
     // movzx eax, byte [rsi]; test al, al; je +0; shl ecx, 1; imul edx, ecx; inc r8; jmp back
     measure("mixed", b"\x0f\xb6\x06\x84\xc0\x74\x00\xd1\xe1\x0f\xaf\xd1\x49\xff\xc0\xeb\xef");
 }

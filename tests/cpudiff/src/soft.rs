@@ -81,6 +81,27 @@ impl Soft {
 
     /// Executes code from a state until a handler is entered; `None` if it never is.
     pub fn run(&mut self, mode: Mode, code: &[u8], state: &State) -> Option<State> {
+        self.start(mode, code, state);
+        if self.cpu.run(&mut Nothing, 100_000) != Exit::Halted {
+            return None;
+        }
+        Some(self.collect())
+    }
+
+    /// As [`Soft::run`], in slices of `budget` instructions, so that what executes as one otherwise doesn't.
+    pub fn run_in_slices(&mut self, mode: Mode, code: &[u8], state: &State, budget: u64) -> Option<State> {
+        self.start(mode, code, state);
+        (0..100_000)
+            .any(|_| self.cpu.run(&mut Nothing, budget) == Exit::Halted)
+            .then(|| self.collect())
+    }
+
+    /// Instructions retired by all runs.
+    pub fn instructions(&self) -> u64 {
+        self.cpu.instructions()
+    }
+
+    fn start(&mut self, mode: Mode, code: &[u8], state: &State) {
         self.memory.write(CODE, code);
         self.memory.write(DATA, &state.data);
         let registers = &mut self.registers;
@@ -108,10 +129,6 @@ impl Soft {
         };
         let registers = *registers;
         self.cpu.set_registers(&registers);
-        if self.cpu.run(&mut Nothing, 100_000) != Exit::Halted {
-            return None;
-        }
-        Some(self.collect())
     }
 
     fn collect(&self) -> State {

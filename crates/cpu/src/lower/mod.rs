@@ -13,7 +13,7 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Regis
 
 use crate::core::{BLOCK, Handler, Op, ZERO};
 use crate::registers::{CS, DS, ES, FS, GS, SS};
-use crate::snapshot::{KEY_CODE, KEY_EM, KEY_FXSR, KEY_TS};
+use crate::snapshot::{KEY_CODE, KEY_SINGLE, KEY_EM, KEY_FXSR, KEY_TS};
 use crate::fast::Fast;
 use crate::lower::fast::{Tuning, is_tuned};
 use crate::step;
@@ -21,6 +21,8 @@ use crate::system::control;
 
 /// Most instructions in a block.
 pub(crate) const MAX_OPS: usize = 48;
+/// As [`MAX_OPS`], where instructions are executed one by one, mostly just one.
+const MAX_SINGLE: usize = 4;
 /// Most conditional branches that a block goes on after.
 const MAX_BRANCHES: usize = 4;
 
@@ -49,7 +51,7 @@ pub(crate) struct Lowering<'a> {
 /// Appends the operations for the code given to `ops`. Returns how many bytes they cover: 0 if not even the first
 /// instruction is complete.
 pub(crate) fn lower_block(key: u32, code: &[u8], ops: &mut Vec<Op>) -> usize {
-    lower(key, code, ops, MAX_OPS)
+    lower(key, code, ops, if key & KEY_SINGLE == 0 { MAX_OPS } else { MAX_SINGLE })
 }
 
 /// As [`lower_block`], for just one instruction.

@@ -50,8 +50,9 @@ macro_rules! real {
 
             #[inline(always)]
             fn is_plain(self) -> bool {
-                let magnitude = self.abs();
-                magnitude > <$t>::MIN_POSITIVE && magnitude < <$t>::INFINITY
+                const EDGE: $u = <$t>::MIN_POSITIVE.to_bits() + 1;
+                let magnitude = self.to_bits() & (<$u>::MAX >> 1);
+                magnitude.wrapping_sub(EDGE) < <$t>::INFINITY.to_bits() - EDGE
             }
 
             #[inline(always)]
