@@ -10,7 +10,7 @@ use crate::snapshot::KEY_SINGLE;
 use crate::tlb::{Access, Set};
 
 const JUMPS: usize = 8192;
-const HEADS: usize = 1 << 15;
+const HEADS: usize = 1 << 16;
 const NONE: u32 = u32::MAX;
 /// When this many operations are cached, everything is thrown away.
 const CAPACITY: usize = 1 << 20;
@@ -24,10 +24,10 @@ pub(crate) struct Block {
     generation: u32,
     /// Its operations in [`Cache::ops`].
     start: u32,
-    count: u16,
+    count: u8,
+    instructions: u8,
     /// Bytes of code.
     len: u16,
-    instructions: u16,
     /// Its bytes in [`Cache::bytes`].
     bytes: u32,
     /// Next block of the same hash.
@@ -40,10 +40,10 @@ pub(crate) struct Block {
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     start: u32,
-    count: u16,
     /// Bytes of code.
     pub(crate) len: u16,
-    pub(crate) instructions: u16,
+    count: u8,
+    pub(crate) instructions: u8,
 }
 
 /// A block by its linear address.
@@ -52,12 +52,19 @@ struct Jump {
     linear: u64,
     stamp: u64,
     found: Found,
+    /// Its index in [`Cache::blocks`].
+    block: u32,
     /// Where in the table the blocks are that followed it last: after its end, and after a branch out of its middle.
     next: [u16; 2],
 }
 
-const NO_JUMP: Jump =
-    Jump { linear: 0, stamp: 0, found: Found { start: 0, count: 0, len: 0, instructions: 0 }, next: [0; 2] };
+const NO_JUMP: Jump = Jump {
+    linear: 0,
+    stamp: 0,
+    found: Found { start: 0, len: 0, count: 0, instructions: 0 },
+    block: NONE,
+    next: [0; 2],
+};
 
 /// How a block was left: what is known of the next one.
 #[derive(Clone, Copy, Default)]
@@ -151,7 +158,7 @@ impl Cache {
     pub(crate) fn find_single(&mut self, core: &mut Core) -> Flow<u16> {
         let key = core.key | KEY_SINGLE;
         let linear = core.segments[CS].base.wrapping_add(core.rip);
-        let index = hash_linear(linear ^ 1);
+        let index = hash_linear(linear) ^ 1;
         let jump = &self.jumps[index];
         if jump.linear == linear && jump.stamp == stamp(core, key) {
             return Ok(index as u16);
@@ -168,28 +175,56 @@ impl Cache {
         let Some(offset) = fetch_offset(core, linear)? else {
             return core.raise(vector::UD);
         };
-        let mut index = self.heads[hash_offset(offset, key)];
-        while index != NONE {
-            let block = self.blocks[index as usize];
-            if block.offset == offset && block.key == key && u64::from(block.len) <= room {
-                if self.is_current(core, index, linear)? {
-                    break;
-                }
-                // A stale one stays in its chain, where nothing can find it, until everything is thrown away.
-                self.blocks[index as usize].offset = usize::MAX;
-            }
-            index = block.next;
-        }
-        if index == NONE {
-            index = self.build(core, key, offset, linear, room)?;
-        }
-        let Block { start, count, len, instructions, .. } = self.blocks[index as usize];
-        let found = Found { start, count, len, instructions };
+        // A flush of translations most often leaves a block where it was.
+        let single = usize::from(key & KEY_SINGLE != 0);
+        let at = hash_linear(unwrapped) ^ single;
+        let last = self.jumps[at];
+        let block = if last.linear == unwrapped
+            && self.is_block(last.block, key, offset, room)
+            && self.is_current(core, last.block, linear)?
+        {
+            last.block
+        } else {
+            self.find_block(core, key, offset, linear, room)?
+        };
+        let Block { start, count, len, instructions, .. } = self.blocks[block as usize];
+        let found = Found { start, len, count, instructions };
+        let next = if last.block == block { last.next } else { [0; 2] };
         // An instruction that crosses pages depends on the second page's translation, too; a stamp vouches for that.
-        let single = u64::from(key & KEY_SINGLE != 0);
-        let index = hash_linear(unwrapped ^ single);
-        self.jumps[index] = Jump { linear: unwrapped, stamp: stamp(core, key), found, next: [0; 2] };
-        Ok(index as u16)
+        self.jumps[at] = Jump { linear: unwrapped, stamp: stamp(core, key), found, block, next };
+        core.note_fetched(linear);
+        core.note_fetched(linear.wrapping_add(u64::from(len)));
+        Ok(at as u16)
+    }
+
+    fn is_block(&self, index: u32, key: u32, offset: usize, room: u64) -> bool {
+        let block = self.blocks.get(index as usize);
+        block.is_some_and(|block| block.offset == offset && block.key == key && u64::from(block.len) <= room)
+    }
+
+    /// The block of the code at an offset of host memory.
+    fn find_block(&mut self, core: &mut Core, key: u32, offset: usize, linear: u64, room: u64) -> Flow<u32> {
+        let head = hash_offset(offset, key);
+        let mut before = NONE;
+        let mut index = self.heads[head];
+        while index != NONE {
+            let next = self.blocks[index as usize].next;
+            if self.is_block(index, key, offset, room) {
+                if self.is_current(core, index, linear)? {
+                    return Ok(index);
+                }
+                // Nothing will ever find it again.
+                self.blocks[index as usize].offset = usize::MAX;
+                match self.blocks.get_mut(before as usize) {
+                    Some(before) => before.next = next,
+                    None => self.heads[head] = next,
+                }
+            } else {
+                before = index;
+            }
+            index = next;
+        }
+        self.build(core, key, offset, linear, room)
     }
 
     /// Whether the block is still what is in memory.
@@ -221,7 +256,7 @@ impl Cache {
     fn build(&mut self, core: &mut Core, key: u32, offset: usize, linear: u64, room: u64) -> Flow<u32> {
         if self.ops.len() > CAPACITY {
             self.clear();
-            core.stamp = core.stamp.wrapping_add(1);
+            core.forget_blocks();
         }
         let ram = core.memory.clone();
         let ram = ram.ram();
@@ -252,7 +287,7 @@ impl Cache {
             second = Some((next, next_generation));
         }
         let count = self.ops.len() - start;
-        let instructions = self.ops[start..].iter().map(|op| u16::from(op.count)).sum();
+        let instructions = self.ops[start..].iter().map(|op| op.count).sum();
         let bytes = self.bytes.len() as u32;
         self.bytes.extend_from_slice(&code[..used]);
         let head = &mut self.heads[hash_offset(offset, key)];
@@ -262,7 +297,7 @@ impl Cache {
             key,
             generation,
             start: start as u32,
-            count: count as u16,
+            count: count as u8,
             len: used as u16,
             instructions,
             bytes,
@@ -309,5 +344,6 @@ fn hash_linear(linear: u64) -> usize {
 }
 
 fn hash_offset(offset: usize, key: u32) -> usize {
-    (offset ^ offset >> 13 ^ (key as usize) << 9) % HEADS
+    let mixed = (offset as u64 ^ u64::from(key) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 40) as usize % HEADS
 }

@@ -7,6 +7,7 @@ use ferro_guest::{GuestMemory, Range};
 
 use crate::debug::Debugger;
 use crate::flags::Lazy;
+use crate::paging::FETCHED;
 use crate::registers::{Activity, ModelRegisters, TableRegister};
 use crate::segment::Segment;
 use crate::step::Step;
@@ -160,6 +161,8 @@ pub(crate) struct Core {
     pub(crate) signal_mask: u32,
     /// What changes when cached translations or modes of execution do; see `cache`.
     pub(crate) stamp: u32,
+    /// Which pages blocks were found in since the stamp changed: a bit per hash of the page's address.
+    pub(crate) fetched: [u64; FETCHED / 64],
     /// Bits of the mode that lowered code depends on; see `lower`.
     pub(crate) key: u32,
     pub(crate) instructions: u64,

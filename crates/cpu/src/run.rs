@@ -165,7 +165,7 @@ impl Core {
         let epoch = self.memory.ram().code_epoch();
         if epoch != self.code_epoch {
             self.code_epoch = epoch;
-            self.stamp = self.stamp.wrapping_add(1);
+            self.forget_blocks();
         }
     }
 

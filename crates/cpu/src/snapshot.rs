@@ -10,6 +10,7 @@ use crate::core::{
 };
 use crate::debug::Debugger;
 use crate::flags::Lazy;
+use crate::paging::FETCHED;
 use crate::platform::{SIGNAL_EXIT, SIGNAL_FLUSH, SIGNAL_INIT, SIGNAL_INTERRUPT, SIGNAL_NMI, SIGNAL_SIPI};
 use crate::registers::{Activity, CS, ModelRegisters, Registers, SS, TableRegister};
 use crate::segment::Segment;
@@ -50,6 +51,7 @@ impl Core {
             attention: 0,
             signal_mask: 0,
             stamp: 1,
+            fetched: [0; FETCHED / 64],
             key: 0,
             instructions: 0,
             memory_generation: memory.generation(),

@@ -94,8 +94,7 @@ impl Tlb {
         let at = self.position(set);
         let table = &mut self.tables[at];
         let at = index(address);
-        table.entries[access as usize][at] =
-            Entry { tag: page, addend: (offset as u64 & !0xfff).wrapping_sub(page) };
+        table.entries[access as usize][at] = Entry { tag: page, addend: (offset as u64 & !0xfff).wrapping_sub(page) };
         let (word, bit) = (&mut table.global[access as usize][at / 64], 1 << (at % 64));
         if global {
             *word |= bit;
@@ -134,10 +133,11 @@ impl Tlb {
         }
     }
 
-    /// Forgets one page.
-    pub(crate) fn invalidate(&mut self, address: u64) {
+    /// Forgets one page, or everything if it may be a big one; says whether everything.
+    pub(crate) fn invalidate(&mut self, address: u64) -> bool {
         if (self.big.0..=self.big.1).contains(&address) {
-            return self.flush();
+            self.flush();
+            return true;
         }
         for table in &mut self.tables {
             for entries in table.entries.iter_mut() {
@@ -147,6 +147,7 @@ impl Tlb {
                 }
             }
         }
+        false
     }
 }
 

@@ -91,9 +91,7 @@ impl Soft {
     /// As [`Soft::run`], in slices of `budget` instructions, so that what executes as one otherwise doesn't.
     pub fn run_in_slices(&mut self, mode: Mode, code: &[u8], state: &State, budget: u64) -> Option<State> {
         self.start(mode, code, state);
-        (0..100_000)
-            .any(|_| self.cpu.run(&mut Nothing, budget) == Exit::Halted)
-            .then(|| self.collect())
+        (0..100_000).any(|_| self.cpu.run(&mut Nothing, budget) == Exit::Halted).then(|| self.collect())
     }
 
     /// Instructions retired by all runs.

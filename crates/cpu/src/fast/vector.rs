@@ -110,12 +110,7 @@ pub(crate) fn low(store: bool, size: u8, index: bool) -> Fast {
     Fast::new(step, Effect::Looks)
 }
 
-fn operation_step<O: Vector, const IMMEDIATE: bool>(
-    core: &mut Core,
-    bus: &mut Bus<'_>,
-    op: &Op,
-    rest: &[Op],
-) -> Flow {
+fn operation_step<O: Vector, const IMMEDIATE: bool>(core: &mut Core, bus: &mut Bus<'_>, op: &Op, rest: &[Op]) -> Flow {
     let b = if IMMEDIATE { u128::from(op.imm as u8) } else { core.xmm[usize::from(op.src) % 16] };
     let register = &mut core.xmm[usize::from(op.dst) % 16];
     *register = O::apply(*register, b, op.imm as u8);

@@ -12,10 +12,10 @@ mod x87;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
 use crate::core::{BLOCK, Handler, Op, ZERO};
-use crate::registers::{CS, DS, ES, FS, GS, SS};
-use crate::snapshot::{KEY_CODE, KEY_SINGLE, KEY_EM, KEY_FXSR, KEY_TS};
 use crate::fast::Fast;
 use crate::lower::fast::{Tuning, is_tuned};
+use crate::registers::{CS, DS, ES, FS, GS, SS};
+use crate::snapshot::{KEY_CODE, KEY_EM, KEY_FXSR, KEY_SINGLE, KEY_TS};
 use crate::step;
 use crate::system::control;
 
@@ -126,8 +126,15 @@ fn empty(run: Handler) -> Op {
 }
 
 fn lower_instruction(key: u32, bits: u32, instr: &Instruction, ends: &mut bool) -> (Op, Option<Fast>) {
-    let mut lowering =
-        Lowering { instr, op: empty(control::undefined), flat: false, code: (bits / 8) as u8, key, fast_operation: None, ends: false };
+    let mut lowering = Lowering {
+        instr,
+        op: empty(control::undefined),
+        flat: false,
+        code: (bits / 8) as u8,
+        key,
+        fast_operation: None,
+        ends: false,
+    };
     if (0..instr.op_count()).any(|index| instr.op_kind(index) == OpKind::Memory) {
         lowering.set_memory();
     }

@@ -124,7 +124,12 @@ macro_rules! arithmetic {
     };
 }
 arithmetic!(Add, false, true, |x, y| x + y, sum, |a, b, rounding, flags| soft::add(a, b, rounding, flags));
-arithmetic!(Sub, false, true, |x, y| x - y, difference, |a, b, rounding, flags| soft::add(a, b.negated(), rounding, flags));
+arithmetic!(Sub, false, true, |x, y| x - y, difference, |a, b, rounding, flags| soft::add(
+    a,
+    b.negated(),
+    rounding,
+    flags
+));
 arithmetic!(Mul, false, false, |x, y| x * y, product, |a, b, _rounding, flags| soft::multiply(a, b, flags));
 arithmetic!(Div, false, false, |x, y| x / y, quotient, |a, b, _rounding, flags| soft::divide(a, b, flags));
 arithmetic!(Sqrt, true, false, |_x, y| y.sqrt(), root, |_a, b, _rounding, flags| soft::square_root(b, flags));
