@@ -3,40 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferro_cpu::{CS, Cpu, CpuConfig, Exit, Platform, SS, SegmentRegister, Signals};
+use ferro_cpu::{CS, Cpu, CpuConfig, Exit, SS, SegmentRegister, Signals, Unconnected};
 use ferro_guest::{GuestMemory, Ram, Range, RangeKind};
-
-struct Nothing;
-
-impl Platform for Nothing {
-    fn port_read(&mut self, _port: u16, _size: u8) -> u32 {
-        0
-    }
-    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {}
-    fn mmio_read(&mut self, _address: u64, _size: u8) -> u64 {
-        0
-    }
-    fn mmio_write(&mut self, _address: u64, _size: u8, _value: u64) {}
-    fn acknowledge_interrupt(&mut self) -> Option<u8> {
-        None
-    }
-    fn read_tpr(&mut self) -> u8 {
-        0
-    }
-    fn write_tpr(&mut self, _value: u8) {}
-    fn read_msr(&mut self, _index: u32) -> Option<u64> {
-        None
-    }
-    fn write_msr(&mut self, _index: u32, _value: u64) -> Option<()> {
-        None
-    }
-    fn timestamp(&mut self) -> u64 {
-        0
-    }
-    fn random(&mut self) -> u64 {
-        0
-    }
-}
 
 /// A CPU in long mode, ring 0, with the first GiB mapped one to one, about to execute `code` at 64 KiB.
 fn cpu(code: &[u8]) -> Cpu {
@@ -72,11 +40,11 @@ fn cpu(code: &[u8]) -> Cpu {
 
 fn measure(name: &str, code: &[u8]) {
     let mut cpu = cpu(code);
-    assert_eq!(cpu.run(&mut Nothing, 10_000_000), Exit::Budget, "the loop runs on");
+    assert_eq!(cpu.run(&mut Unconnected, 10_000_000), Exit::Budget, "the loop runs on");
     let count = 40_000_000;
     let round = |cpu: &mut Cpu| {
         let start = Instant::now();
-        assert_eq!(cpu.run(&mut Nothing, count), Exit::Budget, "the loop runs on");
+        assert_eq!(cpu.run(&mut Unconnected, count), Exit::Budget, "the loop runs on");
         start.elapsed().as_secs_f64()
     };
     // The best round is the one that other programs disturbed least.

@@ -37,7 +37,7 @@ mod x87;
 
 pub use cpu::{Cpu, CpuConfig, DebugStop, Exit};
 pub use debug::Watchpoint;
-pub use platform::{Platform, Signals};
+pub use platform::{Platform, Signals, Unconnected};
 pub use registers::{
     Activity, CS, DS, ES, FS, FpuRegisters, GS, ModelRegisters, Registers, SS, SegmentRegister, TableRegister,
 };
