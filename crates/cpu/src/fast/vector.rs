@@ -7,7 +7,7 @@ use crate::fast::operand::Sum;
 use crate::fast::{Effect, Fast, by_frequent_condition, by_index};
 use crate::int::operand::Mem;
 use crate::sse::float::{self, Arithmetic, Real, Shape};
-use crate::sse::{ALIGNED, From, Vector, XmmSrc};
+use crate::sse::{ALIGNED, From, Vector, XmmSrc, order};
 use crate::step::{self, Step};
 use crate::tlb::Access;
 
@@ -170,7 +170,7 @@ pub(crate) fn arithmetic<O: Arithmetic>(shape: Shape, memory: bool, index: bool)
 
 fn compare_step<R: Real, S: Peek>(core: &mut Core, bus: &mut Bus<'_>, op: &Op, rest: &[Op]) -> Flow {
     let a = R::real(core.xmm[usize::from(op.dst) % 16] as u64);
-    let Some(flags) = S::low(core, op).and_then(|b| float::direct_order(a, b)) else {
+    let Some(flags) = S::low(core, op).and_then(|b| order::direct_order(a, b)) else {
         return step::plain(core, bus, op, rest);
     };
     core.flags = flags;
@@ -179,7 +179,7 @@ fn compare_step<R: Real, S: Peek>(core: &mut Core, bus: &mut Bus<'_>, op: &Op, r
 
 fn compare_paired<R: Real, S: Peek, const CC: u8>(core: &mut Core, bus: &mut Bus<'_>, op: &Op, rest: &[Op]) -> Flow {
     let a = R::real(core.xmm[usize::from(op.dst) % 16] as u64);
-    let Some(flags) = S::low(core, op).and_then(|b| float::direct_order(a, b)) else {
+    let Some(flags) = S::low(core, op).and_then(|b| order::direct_order(a, b)) else {
         return step::plain_pair::<CC>(core, bus, op, rest);
     };
     core.flags = flags;
