@@ -3,40 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ferro_cpu::{CS, Cpu, CpuConfig, Exit, Platform, SS, SegmentRegister, Signals};
+use ferro_cpu::{CS, Cpu, CpuConfig, Exit, SS, SegmentRegister, Signals, Unconnected};
 use ferro_guest::{GuestMemory, Ram, Range, RangeKind};
-
-struct Nothing;
-
-impl Platform for Nothing {
-    fn port_read(&mut self, _port: u16, _size: u8) -> u32 {
-        0
-    }
-    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {}
-    fn mmio_read(&mut self, _address: u64, _size: u8) -> u64 {
-        0
-    }
-    fn mmio_write(&mut self, _address: u64, _size: u8, _value: u64) {}
-    fn acknowledge_interrupt(&mut self) -> Option<u8> {
-        None
-    }
-    fn read_tpr(&mut self) -> u8 {
-        0
-    }
-    fn write_tpr(&mut self, _value: u8) {}
-    fn read_msr(&mut self, _index: u32) -> Option<u64> {
-        None
-    }
-    fn write_msr(&mut self, _index: u32, _value: u64) -> Option<()> {
-        None
-    }
-    fn timestamp(&mut self) -> u64 {
-        0
-    }
-    fn random(&mut self) -> u64 {
-        0
-    }
-}
 
 /// A CPU in long mode, ring 0, with the first GiB mapped one to one, about to execute `code` at 64 KiB.
 fn cpu(code: &[u8]) -> Cpu {
@@ -63,17 +31,24 @@ fn cpu(code: &[u8]) -> Cpu {
     registers.gpr[6] = 0x20_0000;
     registers.gpr[7] = 0x30_0000;
     registers.gpr[1] = 0;
+    for (index, value) in [0.3_f64, 0.0, 0.7, 4.0].into_iter().enumerate() {
+        registers.fpu.xmm[index] = u128::from(value.to_bits());
+    }
     cpu.set_registers(&registers);
     cpu
 }
 
 fn measure(name: &str, code: &[u8]) {
     let mut cpu = cpu(code);
-    assert_eq!(cpu.run(&mut Nothing, 10_000_000), Exit::Budget, "the loop runs on");
-    let start = Instant::now();
-    let count = 300_000_000;
-    assert_eq!(cpu.run(&mut Nothing, count), Exit::Budget, "the loop runs on");
-    let seconds = start.elapsed().as_secs_f64();
+    assert_eq!(cpu.run(&mut Unconnected, 10_000_000), Exit::Budget, "the loop runs on");
+    let count = 40_000_000;
+    let round = |cpu: &mut Cpu| {
+        let start = Instant::now();
+        assert_eq!(cpu.run(&mut Unconnected, count), Exit::Budget, "the loop runs on");
+        start.elapsed().as_secs_f64()
+    };
+    // The best round is the one that other programs disturbed least.
+    let seconds = (0..10).map(|_| round(&mut cpu)).fold(f64::INFINITY, f64::min);
     println!("{name:<28} {:7.0} MIPS", count as f64 / seconds / 1e6);
 }
 
@@ -84,6 +59,8 @@ fn main() {
     measure("load and store", b"\x48\x8b\x06\x48\x01\xc8\x48\x89\x07\x48\xff\xc1\x75\xf2");
     // call f; dec rcx; jmp back; f: push rbx; pop rbx; ret
     measure("call and return", b"\xe8\x05\x00\x00\x00\x48\xff\xc9\xeb\xf6\x53\x5b\xc3");
+    // movapd xmm1, xmm0; mulsd xmm1, xmm0; addsd xmm1, xmm2; comisd xmm3, xmm1; inc rcx; jnz
+    measure("doubles", b"\x66\x0f\x28\xc8\xf2\x0f\x59\xc8\xf2\x0f\x58\xca\x66\x0f\x2f\xd9\x48\xff\xc1\x75\xeb");
     // movzx eax, byte [rsi]; test al, al; je +0; shl ecx, 1; imul edx, ecx; inc r8; jmp back
     measure("mixed", b"\x0f\xb6\x06\x84\xc0\x74\x00\xd1\xe1\x0f\xaf\xd1\x49\xff\xc0\xeb\xef");
 }

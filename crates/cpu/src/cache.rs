@@ -1,15 +1,16 @@
 //! The cache of lowered code: blocks by where their bytes are in host memory and by the mode they were lowered for, and
 //! a direct-mapped table from linear addresses to blocks. What is in a block is `lower`'s affair.
 
-use crate::core::{Bus, CodeSize, Core, Flow, Op, vector};
+use crate::core::{CodeSize, Core, Flow, Op, vector};
 use crate::lower::{self, MAX_OPS};
 use crate::memory::is_canonical;
 use crate::paging::Place;
 use crate::registers::CS;
+use crate::snapshot::KEY_SINGLE;
 use crate::tlb::{Access, Set};
 
 const JUMPS: usize = 8192;
-const HEADS: usize = 1 << 15;
+const HEADS: usize = 1 << 16;
 const NONE: u32 = u32::MAX;
 /// When this many operations are cached, everything is thrown away.
 const CAPACITY: usize = 1 << 20;
@@ -23,9 +24,10 @@ pub(crate) struct Block {
     generation: u32,
     /// Its operations in [`Cache::ops`].
     start: u32,
-    pub(crate) count: u16,
+    count: u8,
+    instructions: u8,
     /// Bytes of code.
-    pub(crate) len: u16,
+    len: u16,
     /// Its bytes in [`Cache::bytes`].
     bytes: u32,
     /// Next block of the same hash.
@@ -34,11 +36,61 @@ pub(crate) struct Block {
     second: Option<(usize, u32)>,
 }
 
+/// What the run loop has to know of a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    start: u32,
+    /// Bytes of code.
+    pub(crate) len: u16,
+    count: u8,
+    pub(crate) instructions: u8,
+}
+
+/// A block by its linear address.
 #[derive(Clone, Copy)]
 struct Jump {
     linear: u64,
     stamp: u64,
+    found: Found,
+    /// Its index in [`Cache::blocks`].
     block: u32,
+    /// Where in the table the blocks are that followed it last: after its end, and after a branch out of its middle.
+    next: [u16; 2],
+}
+
+const NO_JUMP: Jump = Jump {
+    linear: 0,
+    stamp: 0,
+    found: Found { start: 0, len: 0, count: 0, instructions: 0 },
+    block: NONE,
+    next: [0; 2],
+};
+
+/// How a block was left: what is known of the next one.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Exits {
+    block: u16,
+    by_branch: bool,
+}
+
+impl Exits {
+    /// At its end.
+    #[inline(always)]
+    pub(crate) fn end(block: u16) -> Self {
+        Self { block, by_branch: false }
+    }
+
+    /// By a branch in its middle.
+    #[inline(always)]
+    pub(crate) fn branch(block: u16) -> Self {
+        Self { block, by_branch: true }
+    }
+}
+
+fn no_jumps() -> Box<[Jump; JUMPS]> {
+    let jumps = vec![NO_JUMP; JUMPS].into_boxed_slice().try_into();
+    let Ok(jumps) = jumps else { unreachable!("the length is JUMPS") };
+    jumps
 }
 
 /// All cached code of one CPU.
@@ -47,7 +99,7 @@ pub(crate) struct Cache {
     bytes: Vec<u8>,
     blocks: Vec<Block>,
     heads: Box<[u32]>,
-    jumps: Box<[Jump]>,
+    jumps: Box<[Jump; JUMPS]>,
 }
 
 impl Cache {
@@ -57,7 +109,7 @@ impl Cache {
             bytes: Vec::new(),
             blocks: Vec::new(),
             heads: vec![NONE; HEADS].into(),
-            jumps: vec![Jump { linear: 0, stamp: 0, block: 0 }; JUMPS].into(),
+            jumps: no_jumps(),
         }
     }
 
@@ -66,55 +118,113 @@ impl Cache {
         self.bytes.clear();
         self.blocks.clear();
         self.heads.fill(NONE);
-        self.jumps.fill(Jump { linear: 0, stamp: 0, block: 0 });
+        self.jumps.fill(NO_JUMP);
     }
 
+    /// A block that was found, and its operations.
     #[inline(always)]
-    pub(crate) fn block(&self, index: u32) -> (&Block, &[Op]) {
-        let block = &self.blocks[index as usize];
-        let start = block.start as usize;
-        (block, &self.ops[start..start + usize::from(block.count)])
+    pub(crate) fn block(&self, index: u16) -> (&Found, &[Op]) {
+        let found = &self.jumps[usize::from(index) % JUMPS].found;
+        let start = found.start as usize;
+        (found, &self.ops[start..start + usize::from(found.count)])
+    }
+
+    /// The block at the CPU's RIP, if it was executed lately. The one that followed the same exit last is looked at
+    /// first: so its operations are known before RIP is.
+    #[inline(always)]
+    pub(crate) fn recent(&mut self, core: &Core, exit: Exits) -> Option<u16> {
+        let linear = core.segments[CS].base.wrapping_add(core.rip);
+        let stamp = stamp(core, core.key);
+        let next = self.jumps[usize::from(exit.block) % JUMPS].next[usize::from(exit.by_branch)];
+        let jump = &self.jumps[usize::from(next) % JUMPS];
+        if jump.linear == linear && jump.stamp == stamp {
+            return Some(next);
+        }
+        let index = hash_linear(linear);
+        let jump = &self.jumps[index];
+        if jump.linear != linear || jump.stamp != stamp {
+            return None;
+        }
+        self.jumps[usize::from(exit.block) % JUMPS].next[usize::from(exit.by_branch)] = index as u16;
+        Some(index as u16)
     }
 
     /// The block at the CPU's RIP.
-    #[inline(always)]
-    pub(crate) fn find(&mut self, core: &mut Core, bus: &mut Bus<'_>) -> Flow<u32> {
+    pub(crate) fn find(&mut self, core: &mut Core) -> Flow<u16> {
+        self.find_slow(core, core.key)
+    }
+
+    /// As [`Cache::find`], a block without pairs.
+    pub(crate) fn find_single(&mut self, core: &mut Core) -> Flow<u16> {
+        let key = core.key | KEY_SINGLE;
         let linear = core.segments[CS].base.wrapping_add(core.rip);
-        let stamp = u64::from(core.stamp) << 32 | u64::from(core.key);
-        let jump = &self.jumps[hash_linear(linear)];
-        if jump.linear == linear && jump.stamp == stamp {
-            return Ok(jump.block);
+        let index = hash_linear(linear) ^ 1;
+        let jump = &self.jumps[index];
+        if jump.linear == linear && jump.stamp == stamp(core, key) {
+            return Ok(index as u16);
         }
-        self.find_slow(core, bus, linear, stamp)
+        self.find_slow(core, key)
     }
 
     #[cold]
     #[inline(never)]
-    fn find_slow(&mut self, core: &mut Core, bus: &mut Bus<'_>, linear: u64, stamp: u64) -> Flow<u32> {
+    fn find_slow(&mut self, core: &mut Core, key: u32) -> Flow<u16> {
         let room = check_fetch(core)?;
-        let linear = core.wrap(linear);
+        let unwrapped = core.segments[CS].base.wrapping_add(core.rip);
+        let linear = core.wrap(unwrapped);
         let Some(offset) = fetch_offset(core, linear)? else {
             return core.raise(vector::UD);
         };
-        let mut index = self.heads[hash_offset(offset, core.key)];
-        while index != NONE {
-            let block = self.blocks[index as usize];
-            if block.offset == offset && block.key == core.key && u64::from(block.len) <= room {
-                if self.is_current(core, index, linear)? {
-                    break;
-                }
-                // A stale one stays in its chain, where nothing can find it, until everything is thrown away.
-                self.blocks[index as usize].offset = usize::MAX;
-            }
-            index = block.next;
-        }
-        if index == NONE {
-            index = self.build(core, bus, offset, linear, room)?;
-        }
+        // A flush of translations most often leaves a block where it was.
+        let single = usize::from(key & KEY_SINGLE != 0);
+        let at = hash_linear(unwrapped) ^ single;
+        let last = self.jumps[at];
+        let block = if last.linear == unwrapped
+            && self.is_block(last.block, key, offset, room)
+            && self.is_current(core, last.block, linear)?
+        {
+            last.block
+        } else {
+            self.find_block(core, key, offset, linear, room)?
+        };
+        let Block { start, count, len, instructions, .. } = self.blocks[block as usize];
+        let found = Found { start, len, count, instructions };
+        let next = if last.block == block { last.next } else { [0; 2] };
         // An instruction that crosses pages depends on the second page's translation, too; a stamp vouches for that.
-        self.jumps[hash_linear(linear)] =
-            Jump { linear: core.segments[CS].base.wrapping_add(core.rip), stamp, block: index };
-        Ok(index)
+        self.jumps[at] = Jump { linear: unwrapped, stamp: stamp(core, key), found, block, next };
+        core.note_fetched(linear);
+        core.note_fetched(linear.wrapping_add(u64::from(len)));
+        Ok(at as u16)
+    }
+
+    fn is_block(&self, index: u32, key: u32, offset: usize, room: u64) -> bool {
+        let block = self.blocks.get(index as usize);
+        block.is_some_and(|block| block.offset == offset && block.key == key && u64::from(block.len) <= room)
+    }
+
+    /// The block of the code at an offset of host memory.
+    fn find_block(&mut self, core: &mut Core, key: u32, offset: usize, linear: u64, room: u64) -> Flow<u32> {
+        let head = hash_offset(offset, key);
+        let mut before = NONE;
+        let mut index = self.heads[head];
+        while index != NONE {
+            let next = self.blocks[index as usize].next;
+            if self.is_block(index, key, offset, room) {
+                if self.is_current(core, index, linear)? {
+                    return Ok(index);
+                }
+                // Nothing will ever find it again.
+                self.blocks[index as usize].offset = usize::MAX;
+                match self.blocks.get_mut(before as usize) {
+                    Some(before) => before.next = next,
+                    None => self.heads[head] = next,
+                }
+            } else {
+                before = index;
+            }
+            index = next;
+        }
+        self.build(core, key, offset, linear, room)
     }
 
     /// Whether the block is still what is in memory.
@@ -143,10 +253,10 @@ impl Cache {
         Ok(true)
     }
 
-    fn build(&mut self, core: &mut Core, _bus: &mut Bus<'_>, offset: usize, linear: u64, room: u64) -> Flow<u32> {
+    fn build(&mut self, core: &mut Core, key: u32, offset: usize, linear: u64, room: u64) -> Flow<u32> {
         if self.ops.len() > CAPACITY {
             self.clear();
-            core.stamp = core.stamp.wrapping_add(1);
+            core.forget_blocks();
         }
         let ram = core.memory.clone();
         let ram = ram.ram();
@@ -156,7 +266,7 @@ impl Cache {
         let len = in_page.min(code.len());
         ram.read(offset, &mut code[..len]);
         let start = self.ops.len();
-        let mut used = lower::lower_block(core.key, &code[..len], &mut self.ops);
+        let mut used = lower::lower_block(key, &code[..len], &mut self.ops);
         let mut second = None;
         if used == 0 {
             // The first instruction isn't complete: it goes on in the next page, or past the segment's limit.
@@ -170,24 +280,26 @@ impl Cache {
             let next_generation = ram.watch_code(next);
             let more = 15.min(room as usize - len);
             ram.read(next, &mut code[len..len + more]);
-            used = lower::lower_one(core.key, &code[..len + more], &mut self.ops);
+            used = lower::lower_one(key, &code[..len + more], &mut self.ops);
             if used == 0 {
                 return core.raise_code(vector::GP, 0);
             }
             second = Some((next, next_generation));
         }
         let count = self.ops.len() - start;
+        let instructions = self.ops[start..].iter().map(|op| op.count).sum();
         let bytes = self.bytes.len() as u32;
         self.bytes.extend_from_slice(&code[..used]);
-        let head = &mut self.heads[hash_offset(offset, core.key)];
+        let head = &mut self.heads[hash_offset(offset, key)];
         let index = self.blocks.len() as u32;
         self.blocks.push(Block {
             offset,
-            key: core.key,
+            key,
             generation,
             start: start as u32,
-            count: count as u16,
+            count: count as u8,
             len: used as u16,
+            instructions,
             bytes,
             next: *head,
             second,
@@ -220,11 +332,18 @@ fn fetch_offset(core: &mut Core, linear: u64) -> Flow<Option<usize>> {
     })
 }
 
+/// What has to be the same for a block to be at a linear address still.
+#[inline(always)]
+fn stamp(core: &Core, key: u32) -> u64 {
+    u64::from(core.stamp) << 32 | u64::from(key)
+}
+
 #[inline(always)]
 fn hash_linear(linear: u64) -> usize {
     (linear ^ linear >> 12) as usize % JUMPS
 }
 
 fn hash_offset(offset: usize, key: u32) -> usize {
-    (offset ^ offset >> 13 ^ (key as usize) << 9) % HEADS
+    let mixed = (offset as u64 ^ u64::from(key) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 40) as usize % HEADS
 }

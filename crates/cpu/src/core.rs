@@ -7,8 +7,10 @@ use ferro_guest::{GuestMemory, Range};
 
 use crate::debug::Debugger;
 use crate::flags::Lazy;
+use crate::paging::FETCHED;
 use crate::registers::{Activity, ModelRegisters, TableRegister};
 use crate::segment::Segment;
+use crate::step::Step;
 use crate::tlb::Tlb;
 use crate::x87::Fpu;
 use crate::{CpuConfig, Platform, Signals};
@@ -28,15 +30,19 @@ pub(crate) enum Stop {
     Sync,
     /// The instruction is partly done (a repeated string instruction) and shall be run again after a look at signals.
     Again,
+    /// A branch left the block before its end: RIP and the count of instructions are up to date.
+    Left,
 }
 
 /// A handler: executes one operation.
 pub(crate) type Handler = fn(&mut Core, &mut Bus<'_>, &Op) -> Flow;
 
-/// One lowered instruction.
+/// One lowered instruction, or a pair that is executed as one.
 #[derive(Clone, Copy)]
 pub(crate) struct Op {
-    /// Executes it.
+    /// Executes it and what follows it in the block.
+    pub(crate) step: Step,
+    /// Executes it alone (of a pair, its first instruction).
     pub(crate) run: Handler,
     /// Immediate, or whatever the handler wants.
     pub(crate) imm: u64,
@@ -58,10 +64,14 @@ pub(crate) struct Op {
     pub(crate) addr: u8,
     /// Operand size in bytes: 2, 4, 8, where the handler isn't specialised by it.
     pub(crate) size: u8,
+    /// Target of the branch in a pair, relative to the block's start.
+    pub(crate) target: i32,
     /// Bytes of the instruction.
     pub(crate) len: u8,
-    /// Its number in the block.
+    /// Instructions before it in the block.
     pub(crate) number: u8,
+    /// Instructions in it: one or two.
+    pub(crate) count: u8,
     /// Offset of the next instruction from the block's start.
     pub(crate) end: u16,
     /// Handler-specific bits ([`REP`] and others).
@@ -93,8 +103,8 @@ pub(crate) const RDI: usize = 7;
 pub(crate) const BLOCK: usize = 16;
 /// Pseudo-register that is always zero.
 pub(crate) const ZERO: usize = 17;
-/// How many there are; a power of two, so that an index can be masked instead of checked.
-pub(crate) const REGISTERS: usize = 32;
+/// How many there are room for: as many as a byte can name, so that no index has to be checked.
+pub(crate) const REGISTERS: usize = 256;
 
 /// An exception on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +161,8 @@ pub(crate) struct Core {
     pub(crate) signal_mask: u32,
     /// What changes when cached translations or modes of execution do; see `cache`.
     pub(crate) stamp: u32,
+    /// Which pages blocks were found in since the stamp changed: a bit per hash of the page's address.
+    pub(crate) fetched: [u64; FETCHED / 64],
     /// Bits of the mode that lowered code depends on; see `lower`.
     pub(crate) key: u32,
     pub(crate) instructions: u64,
@@ -183,6 +195,10 @@ pub(crate) struct Core {
     pub(crate) mxcsr: u32,
     pub(crate) fpu: Fpu,
     pub(crate) fault: Fault,
+    /// Operations left in the block after one that stopped.
+    pub(crate) left: usize,
+    /// Offset in host memory of a store that has to be reported.
+    pub(crate) written: usize,
     pub(crate) activity: Activity,
     pub(crate) nmi_blocked: bool,
     pub(crate) signals: Arc<Signals>,

@@ -23,6 +23,7 @@ pub fn disassemble(code: &[u8], address: u64, bits: u32) -> Vec<Disassembled> {
     let mut decoder = Decoder::with_ip(bits, code, address, DecoderOptions::NONE);
     let mut formatter = GasFormatter::new();
     formatter.options_mut().set_space_after_operand_separator(false);
+    formatter.options_mut().set_uppercase_hex(false);
     let mut found = vec![];
     while decoder.can_decode() {
         let start = decoder.position();
@@ -49,8 +50,12 @@ mod tests {
     fn instructions_are_told_apart_and_read_as_gdb_prints_them() {
         let code = [0xb8, 0x2a, 0, 0, 0, 0x48, 0x89, 0x43, 0x08, 0xf3, 0xa4, 0xc3];
         let texts: Vec<_> = disassemble(&code, 0x1000, 64).into_iter().map(|one| (one.address, one.text)).collect();
-        let expected =
-            [(0x1000, "mov $0x2a,%eax"), (0x1005, "mov %rax,8(%rbx)"), (0x1009, "rep movsb"), (0x100b, "ret")];
+        let expected = [
+            (0x1000, "mov $0x2a,%eax"),
+            (0x1005, "mov %rax,8(%rbx)"),
+            (0x1009, "rep movsb (%rsi),(%rdi)"),
+            (0x100b, "ret"),
+        ];
         assert_eq!(texts, expected.map(|(address, text)| (address, text.to_owned())));
         assert_eq!(disassemble(&[0xb8, 0x2a, 0], 0, 16)[0].text, "mov $0x2a,%ax");
     }

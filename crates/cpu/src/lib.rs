@@ -2,6 +2,7 @@
 //!
 //! Each instruction is decoded once (`lower`), kept as a compact operation in a cache of blocks by physical address
 //! (`cache`), and executed by a handler that is specialised for its width and kind of operands (`int`, `sse`, `x87`).
+//! Handlers become steps (`step`), which call each other; frequent ones have steps of their own (`fast`).
 //! What the handlers work on is [`core::Core`].
 //!
 //! Nothing here knows the host's operating system, a clock, a thread or a device: time and I/O come through
@@ -15,6 +16,7 @@ mod cpuid;
 mod debug;
 mod disassembly;
 mod exception;
+mod fast;
 mod flags;
 mod int;
 mod lower;
@@ -29,6 +31,7 @@ mod segment;
 mod snapshot;
 mod soft;
 mod sse;
+mod step;
 mod system;
 mod tlb;
 mod x87;
@@ -36,7 +39,7 @@ mod x87;
 pub use cpu::{Cpu, CpuConfig, DebugStop, Exit};
 pub use debug::Watchpoint;
 pub use disassembly::{Disassembled, disassemble};
-pub use platform::{Platform, Signals};
+pub use platform::{Platform, Signals, Unconnected};
 pub use registers::{
     Activity, CS, DS, ES, FS, FpuRegisters, GS, ModelRegisters, Registers, SS, SegmentRegister, TableRegister,
 };

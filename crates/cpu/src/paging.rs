@@ -29,6 +29,13 @@ pub(crate) mod error {
     pub(crate) const FETCH: u32 = 1 << 4;
 }
 
+/// Bits in [`Core::fetched`].
+pub(crate) const FETCHED: usize = 4096;
+
+fn fetched_bit(address: u64) -> usize {
+    (address >> 12 ^ address >> 24) as usize % FETCHED
+}
+
 /// Where a linear address leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -96,7 +103,19 @@ impl Core {
     /// Forgets every cached translation.
     pub(crate) fn flush_translations(&mut self) {
         self.tlb.flush();
+        self.forget_blocks();
+    }
+
+    /// Makes every block be looked for anew: where its code is may have changed.
+    pub(crate) fn forget_blocks(&mut self) {
         self.stamp = self.stamp.wrapping_add(1);
+        self.fetched = [0; FETCHED / 64];
+    }
+
+    /// Notes that a block was found by the translation of this address.
+    pub(crate) fn note_fetched(&mut self, address: u64) {
+        let bit = fetched_bit(address);
+        self.fetched[bit / 64] |= 1 << (bit % 64);
     }
 
     /// Forgets translations but those of global pages.
@@ -106,13 +125,16 @@ impl Core {
         } else {
             self.tlb.flush();
         }
-        self.stamp = self.stamp.wrapping_add(1);
+        self.forget_blocks();
     }
 
     /// Forgets the translation of one page.
     pub(crate) fn invalidate_page(&mut self, address: u64) {
-        self.tlb.invalidate(address);
-        self.stamp = self.stamp.wrapping_add(1);
+        let bit = fetched_bit(address);
+        let everything = self.tlb.invalidate(address);
+        if everything || self.fetched[bit / 64] >> (bit % 64) & 1 != 0 {
+            self.forget_blocks();
+        }
     }
 
     /// The place of a linear address, with the rights of `user` checked; fills the TLB.

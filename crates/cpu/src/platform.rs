@@ -33,6 +33,41 @@ pub trait Platform {
     fn random(&mut self) -> u64;
 }
 
+/// Surroundings with nothing in them, for code that needs no more than memory: reads give zero, writes are lost, there
+/// are no interrupts and no registers beyond the CPU's own, and no time passes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unconnected;
+
+impl Platform for Unconnected {
+    fn port_read(&mut self, _port: u16, _size: u8) -> u32 {
+        0
+    }
+    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {}
+    fn mmio_read(&mut self, _address: u64, _size: u8) -> u64 {
+        0
+    }
+    fn mmio_write(&mut self, _address: u64, _size: u8, _value: u64) {}
+    fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        None
+    }
+    fn read_tpr(&mut self) -> u8 {
+        0
+    }
+    fn write_tpr(&mut self, _value: u8) {}
+    fn read_msr(&mut self, _index: u32) -> Option<u64> {
+        None
+    }
+    fn write_msr(&mut self, _index: u32, _value: u64) -> Option<()> {
+        None
+    }
+    fn timestamp(&mut self) -> u64 {
+        0
+    }
+    fn random(&mut self) -> u64 {
+        0
+    }
+}
+
 /// An external interrupt is waiting.
 pub(crate) const SIGNAL_INTERRUPT: u32 = 1;
 /// A non-maskable interrupt was raised.

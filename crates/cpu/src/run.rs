@@ -1,15 +1,16 @@
 //! The run loop: finds blocks and executes them, and between them looks at signals, traps, interrupts and breakpoints in
 //! the order of priority that the architecture gives them.
 
+use crate::cache::Exits;
 use crate::core::{
     ATTENTION_BREAK, ATTENTION_IDLE, ATTENTION_RESUME, ATTENTION_SHADOW, ATTENTION_SHADOW_SS, ATTENTION_STEP,
-    ATTENTION_TRAP, ATTENTION_WATCH, BLOCK, Bus, Core, Fault, Stop, bit, vector,
+    ATTENTION_TRAP, ATTENTION_WATCH, BLOCK, Bus, Core, Fault, Op, Stop, bit, vector,
 };
 use crate::exception::Event;
 use crate::platform::{SIGNAL_EXIT, SIGNAL_FLUSH, SIGNAL_INIT, SIGNAL_INTERRUPT, SIGNAL_NMI, SIGNAL_SIPI};
 use crate::registers::{Activity, CS};
 use crate::segment::Segment;
-use crate::{Cpu, DebugStop, Exit};
+use crate::{Cpu, DebugStop, Exit, step};
 
 /// DR6: single-step trap.
 const DR6_STEP: u64 = 1 << 14;
@@ -25,25 +26,35 @@ enum Next {
     Leave(Exit),
 }
 
+/// Why the CPU stopped executing whole blocks.
+#[derive(PartialEq, Eq)]
+enum Pause {
+    /// Something wants attention, or the budget is used up.
+    Attention,
+    /// The next block is longer than what is left of the budget.
+    TooLong,
+}
+
 impl Cpu {
     pub(crate) fn run_with(&mut self, bus: &mut Bus<'_>, budget: u64) -> Exit {
-        let Self { core, cache } = self;
-        core.refresh_memory_map();
-        let end = core.instructions.saturating_add(budget);
+        self.core.refresh_memory_map();
+        let end = self.core.instructions.saturating_add(budget);
         let mut first = true;
         loop {
-            let mut limit = end - core.instructions;
-            let mut trap_after = false;
-            if core.attention != 0 || core.signals.pending() & core.signal_mask != 0 {
+            let core = &mut self.core;
+            let limit = end - core.instructions;
+            if core.wants_attention() {
                 if limit == 0 && (core.attention & ATTENTION_IDLE == 0 || core.wakes()) {
                     return Exit::Budget;
                 }
                 match core.attend(bus, first) {
                     Next::Blocks => {}
-                    Next::One(trap) => {
-                        limit = limit.min(1);
-                        trap_after = trap;
+                    Next::One(trap) if limit > 0 => {
+                        first = false;
+                        self.run_single(bus, 1, trap);
+                        continue;
                     }
+                    Next::One(_) => {}
                     Next::Again => {
                         first = false;
                         continue;
@@ -55,49 +66,115 @@ impl Cpu {
             if limit == 0 {
                 return Exit::Budget;
             }
-            let epoch = core.memory.ram().code_epoch();
-            if epoch != core.code_epoch {
-                core.code_epoch = epoch;
-                core.stamp = core.stamp.wrapping_add(1);
+            if self.run_blocks(bus, end) == Pause::TooLong {
+                self.run_single(bus, end - self.core.instructions, false);
             }
-            let index = match cache.find(core, bus) {
-                Ok(index) => index,
-                Err(_) => {
-                    core.deliver_fault(bus);
-                    continue;
+        }
+    }
+
+    /// Executes blocks as long as nothing wants attention and they fit into the budget.
+    #[inline(never)]
+    fn run_blocks(&mut self, bus: &mut Bus<'_>, end: u64) -> Pause {
+        let Self { core, cache } = self;
+        let mut exit = Exits::default();
+        while !core.wants_attention() {
+            core.notice_changed_code();
+            let index = match cache.recent(core, exit) {
+                Some(index) => index,
+                None if core.instructions == end => return Pause::Attention,
+                None => {
+                    let Ok(index) = cache.find(core) else {
+                        core.deliver_fault(bus);
+                        return Pause::Attention;
+                    };
+                    index
                 }
             };
-            let (block, ops) = cache.block(index);
-            let (ops, len) = if ops.len() as u64 <= limit {
-                (ops, u64::from(block.len))
-            } else {
-                (&ops[..limit as usize], u64::from(ops[limit as usize - 1].end))
-            };
-            core.regs[BLOCK] = core.rip;
-            core.rip = core.rip.wrapping_add(len) & core.rip_mask;
-            let mut stopped = false;
-            for op in ops {
-                if let Err(stop) = (op.run)(core, bus, op) {
-                    core.stop(bus, op, stop);
-                    trap_after &= stop != Stop::Fault;
-                    stopped = true;
+            let (found, ops) = cache.block(index);
+            let (begin, stamp) = (core.rip, core.stamp);
+            loop {
+                let left = end - core.instructions;
+                if u64::from(found.instructions) > left {
+                    return if left == 0 { Pause::Attention } else { Pause::TooLong };
+                }
+                core.regs[BLOCK] = begin;
+                core.rip = begin.wrapping_add(u64::from(found.len)) & core.rip_mask;
+                exit = match step::next(core, bus, ops) {
+                    Ok(()) => {
+                        core.instructions += u64::from(found.instructions);
+                        Exits::end(index)
+                    }
+                    Err(Stop::Left) => Exits::branch(index),
+                    Err(stop) => {
+                        core.stop(bus, &ops[ops.len() - 1 - core.left], stop);
+                        break;
+                    }
+                };
+                // Small loops are a block that branches to its own start.
+                let again = core.rip == begin && core.stamp == stamp && core.code_is_unchanged();
+                if !again || core.wants_attention() {
                     break;
                 }
             }
-            if !stopped {
-                core.instructions += ops.len() as u64;
+        }
+        Pause::Attention
+    }
+
+    /// Executes at most `limit` instructions one by one, up to the end of a block.
+    #[inline(never)]
+    fn run_single(&mut self, bus: &mut Bus<'_>, limit: u64, mut trap_after: bool) {
+        let Self { core, cache } = self;
+        core.notice_changed_code();
+        let Ok(index) = cache.find_single(core) else {
+            return core.deliver_fault(bus);
+        };
+        let (_, ops) = cache.block(index);
+        let ops = &ops[..ops.len().min(limit as usize)];
+        let len = ops.last().map_or(0, |op| u64::from(op.end));
+        core.regs[BLOCK] = core.rip;
+        core.rip = core.rip.wrapping_add(len) & core.rip_mask;
+        let stopped = ops.iter().find_map(|op| (op.run)(core, bus, op).err().map(|stop| (op, stop)));
+        match stopped {
+            None => core.instructions += ops.len() as u64,
+            Some((op, stop)) => {
+                core.stop(bus, op, stop);
+                trap_after &= stop != Stop::Fault;
             }
-            if trap_after {
-                core.trap_step();
-            }
+        }
+        if trap_after {
+            core.trap_step();
         }
     }
 }
 
 impl Core {
+    #[inline(always)]
+    fn wants_attention(&self) -> bool {
+        self.attention != 0 || self.signals.pending() & self.signal_mask != 0
+    }
+
+    /// Whether no code was overwritten lately.
+    #[inline(always)]
+    fn code_is_unchanged(&self) -> bool {
+        self.memory.ram().code_epoch() == self.code_epoch
+    }
+
+    /// Makes sure that no stale block is taken for current.
+    #[inline(always)]
+    fn notice_changed_code(&mut self) {
+        let epoch = self.memory.ram().code_epoch();
+        if epoch != self.code_epoch {
+            self.code_epoch = epoch;
+            self.forget_blocks();
+        }
+    }
+
     /// Leaves a block in the middle.
     #[inline(never)]
-    fn stop(&mut self, bus: &mut Bus<'_>, op: &crate::core::Op, stop: Stop) {
+    fn stop(&mut self, bus: &mut Bus<'_>, op: &Op, stop: Stop) {
+        if stop == Stop::Left {
+            return;
+        }
         self.instructions += u64::from(op.number);
         match stop {
             Stop::Fault => {
@@ -108,7 +185,7 @@ impl Core {
                 self.rip = self.next_rip(op);
                 self.instructions += 1;
             }
-            Stop::Again => self.rip = self.this_rip(op),
+            Stop::Again | Stop::Left => self.rip = self.this_rip(op),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::core::{
 };
 use crate::debug::Debugger;
 use crate::flags::Lazy;
+use crate::paging::FETCHED;
 use crate::platform::{SIGNAL_EXIT, SIGNAL_FLUSH, SIGNAL_INIT, SIGNAL_INTERRUPT, SIGNAL_NMI, SIGNAL_SIPI};
 use crate::registers::{Activity, CS, ModelRegisters, Registers, SS, TableRegister};
 use crate::segment::Segment;
@@ -30,6 +31,9 @@ pub(crate) const KEY_FXSR: u32 = 1 << 6;
 /// CPL is 3.
 pub(crate) const KEY_USER: u32 = 1 << 7;
 
+/// Not of [`Core::key`], but of blocks in which each instruction is an operation of its own.
+pub(crate) const KEY_SINGLE: u32 = 1 << 8;
+
 /// MXCSR after reset.
 pub(crate) const MXCSR_RESET: u32 = 0x1f80;
 
@@ -47,6 +51,7 @@ impl Core {
             attention: 0,
             signal_mask: 0,
             stamp: 1,
+            fetched: [0; FETCHED / 64],
             key: 0,
             instructions: 0,
             memory_generation: memory.generation(),
@@ -74,6 +79,8 @@ impl Core {
             mxcsr: MXCSR_RESET,
             fpu: Fpu::default(),
             fault: Fault { vector: 0, error: None, address: 0 },
+            left: 0,
+            written: 0,
             activity: Activity::Running,
             nmi_blocked: false,
             signals,

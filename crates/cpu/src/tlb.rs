@@ -18,9 +18,8 @@ pub(crate) enum Set {
 }
 
 const ENTRIES: usize = 512;
-const KINDS: usize = 4;
-const SETS: usize = 4;
-const LEN: usize = ENTRIES * KINDS * SETS;
+const KINDS: usize = 3;
+const SETS: usize = 3;
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -32,56 +31,75 @@ struct Entry {
 
 const EMPTY: Entry = Entry { tag: 1, addend: 0 };
 
+/// The entries of one privilege, by kind of access.
+struct Table {
+    set: Set,
+    entries: Box<[[Entry; ENTRIES]; KINDS]>,
+    global: [[u64; ENTRIES / 64]; KINDS],
+}
+
+impl Table {
+    fn new(set: Set) -> Self {
+        let entries = vec![[EMPTY; ENTRIES]; KINDS].into_boxed_slice().try_into();
+        let Ok(entries) = entries else { unreachable!("the length is KINDS") };
+        Self { set, entries, global: [[0; ENTRIES / 64]; KINDS] }
+    }
+}
+
 /// All entries of one CPU.
 pub(crate) struct Tlb {
-    entries: Box<[Entry; LEN]>,
-    global: Box<[u64; LEN / 64]>,
-    set: usize,
+    /// The first is the one looked at.
+    tables: [Table; SETS],
     /// Addresses that entries of big pages may cover.
     big: (u64, u64),
 }
 
+#[inline(always)]
+fn index(address: u64) -> usize {
+    (address >> 12) as usize % ENTRIES
+}
+
 impl Tlb {
     pub(crate) fn new() -> Self {
-        let entries = vec![EMPTY; LEN].into_boxed_slice().try_into();
-        let Ok(entries) = entries else { unreachable!("the length is LEN") };
-        Self { entries, global: Box::new([0; LEN / 64]), set: 0, big: (u64::MAX, 0) }
+        Self { tables: [Set::Supervisor, Set::User, Set::Checked].map(Table::new), big: (u64::MAX, 0) }
     }
 
     /// Chooses whose entries are looked at.
     pub(crate) fn select(&mut self, set: Set) {
-        self.set = set as usize * ENTRIES * KINDS;
+        let at = self.position(set);
+        self.tables.swap(0, at);
     }
 
-    #[inline(always)]
-    fn index(set: usize, access: Access, address: u64) -> usize {
-        (set + access as usize * ENTRIES + (address >> 12) as usize % ENTRIES) % LEN
+    fn position(&self, set: Set) -> usize {
+        self.tables.iter().position(|table| table.set == set).unwrap_or_default()
     }
 
     /// Where `size` bytes at `address` are in host memory, if that is known and they don't cross a page.
     #[inline(always)]
     pub(crate) fn find(&self, access: Access, address: u64, size: u64) -> Option<usize> {
-        let entry = &self.entries[Self::index(self.set, access, address)];
+        let entry = &self.tables[0].entries[access as usize][index(address)];
         let last_page = address.wrapping_add(size - 1) & !0xfff;
         (entry.tag == last_page).then(|| address.wrapping_add(entry.addend) as usize)
     }
 
     /// As [`Tlb::find`], with the rights of `set`.
     pub(crate) fn find_in(&self, set: Set, access: Access, address: u64) -> Option<usize> {
-        let entry = &self.entries[Self::index(set as usize * ENTRIES * KINDS, access, address)];
+        let entry = &self.tables[self.position(set)].entries[access as usize][index(address)];
         (entry.tag == address & !0xfff).then(|| address.wrapping_add(entry.addend) as usize)
     }
 
     /// Remembers that the page of `address` begins at `offset` of host memory.
     pub(crate) fn insert(&mut self, set: Set, access: Access, address: u64, offset: usize, global: bool) {
         let page = address & !0xfff;
-        let index = Self::index(set as usize * ENTRIES * KINDS, access, address);
-        self.entries[index] = Entry { tag: page, addend: (offset as u64 & !0xfff).wrapping_sub(page) };
-        let bit = 1 << (index % 64);
+        let at = self.position(set);
+        let table = &mut self.tables[at];
+        let at = index(address);
+        table.entries[access as usize][at] = Entry { tag: page, addend: (offset as u64 & !0xfff).wrapping_sub(page) };
+        let (word, bit) = (&mut table.global[access as usize][at / 64], 1 << (at % 64));
         if global {
-            self.global[index / 64] |= bit;
+            *word |= bit;
         } else {
-            self.global[index / 64] &= !bit;
+            *word &= !bit;
         }
     }
 
@@ -93,39 +111,43 @@ impl Tlb {
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
-        self.entries[..ENTRIES * KINDS * 2].fill(EMPTY);
-        self.global.fill(0);
+        for table in self.tables.iter_mut().filter(|table| table.set != Set::Checked) {
+            table.entries.fill([EMPTY; ENTRIES]);
+            table.global.fill([0; ENTRIES / 64]);
+        }
         self.big = (u64::MAX, 0);
     }
 
     /// Forgets all but global pages.
     pub(crate) fn flush_local(&mut self) {
-        for (chunk, global) in self.entries[..ENTRIES * KINDS * 2].chunks_exact_mut(64).zip(self.global.iter()) {
-            if *global == 0 {
-                chunk.fill(EMPTY);
-            } else if *global != u64::MAX {
-                for (index, entry) in chunk.iter_mut().enumerate() {
-                    if global >> index & 1 == 0 {
-                        *entry = EMPTY;
-                    }
+        for table in self.tables.iter_mut().filter(|table| table.set != Set::Checked) {
+            let chunks = table.entries.as_flattened_mut().chunks_exact_mut(64);
+            for (chunk, &global) in chunks.zip(table.global.as_flattened()) {
+                if global == 0 {
+                    chunk.fill(EMPTY);
+                } else if global != u64::MAX {
+                    let local = chunk.iter_mut().enumerate().filter(|(index, _)| global >> index & 1 == 0);
+                    local.for_each(|(_, entry)| *entry = EMPTY);
                 }
             }
         }
     }
 
-    /// Forgets one page.
-    pub(crate) fn invalidate(&mut self, address: u64) {
+    /// Forgets one page, or everything if it may be a big one; says whether everything.
+    pub(crate) fn invalidate(&mut self, address: u64) -> bool {
         if (self.big.0..=self.big.1).contains(&address) {
-            return self.flush();
+            self.flush();
+            return true;
         }
-        for set in [Set::Supervisor, Set::User] {
-            for access in [Access::Read, Access::Write, Access::Fetch] {
-                let entry = &mut self.entries[Self::index(set as usize * ENTRIES * KINDS, access, address)];
+        for table in &mut self.tables {
+            for entries in table.entries.iter_mut() {
+                let entry = &mut entries[index(address)];
                 if entry.tag == address & !0xfff {
                     *entry = EMPTY;
                 }
             }
         }
+        false
     }
 }
 

@@ -191,6 +191,15 @@ impl Ram {
         self.base
     }
 
+    /// As [`Ram::check`], for a word: no memory is smaller than one.
+    #[inline(always)]
+    fn check_word<T: Word>(&self, offset: usize) -> *mut u8 {
+        const { assert!(T::SIZE <= PAGE_SIZE) };
+        assert!(offset <= self.len.wrapping_sub(T::SIZE), "guest memory offset out of range");
+        // SAFETY: within the mapping by the assertion, whose subtraction can't wrap: the length is at least a page.
+        unsafe { self.base.add(offset) }
+    }
+
     #[inline(always)]
     fn check(&self, offset: usize, size: usize) -> *mut u8 {
         assert!(offset <= self.len && size <= self.len - offset, "guest memory offset out of range");
@@ -204,8 +213,8 @@ impl Ram {
     /// Outside the memory.
     #[inline(always)]
     pub fn load<T: Word>(&self, offset: usize) -> T {
-        let address = self.check(offset, T::SIZE);
-        // SAFETY: `check` proved `SIZE` mapped bytes.
+        let address = self.check_word::<T>(offset);
+        // SAFETY: `check_word` proved `SIZE` mapped bytes.
         unsafe { T::load(address) }
     }
 
@@ -215,8 +224,8 @@ impl Ram {
     /// Outside the memory.
     #[inline(always)]
     pub fn store<T: Word>(&self, offset: usize, value: T) {
-        let address = self.check(offset, T::SIZE);
-        // SAFETY: `check` proved `SIZE` mapped bytes.
+        let address = self.check_word::<T>(offset);
+        // SAFETY: `check_word` proved `SIZE` mapped bytes.
         unsafe { T::store(address, value) };
         if self.watched(offset) || (offset % PAGE_SIZE) + T::SIZE > PAGE_SIZE {
             self.note_write(offset, T::SIZE);
@@ -229,10 +238,32 @@ impl Ram {
     /// Outside the memory.
     #[inline(always)]
     pub fn store_over_code<T: Word>(&self, offset: usize, value: T) -> bool {
-        let address = self.check(offset, T::SIZE);
-        // SAFETY: `check` proved `SIZE` mapped bytes.
+        let address = self.check_word::<T>(offset);
+        // SAFETY: `check_word` proved `SIZE` mapped bytes.
         unsafe { T::store(address, value) };
         (self.watched(offset) || (offset % PAGE_SIZE) + T::SIZE > PAGE_SIZE) && self.code_written(offset, T::SIZE)
+    }
+
+    /// Writes a word that doesn't cross a page. Says whether somebody watches the page and wants to hear of it by
+    /// [`Ram::report_over_code`].
+    ///
+    /// # Panics
+    /// Outside the memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn store_in_page<T: Word>(&self, offset: usize, value: T) -> bool {
+        debug_assert!((offset % PAGE_SIZE) + T::SIZE <= PAGE_SIZE);
+        let address = self.check_word::<T>(offset);
+        // SAFETY: `check_word` proved `SIZE` mapped bytes.
+        unsafe { T::store(address, value) };
+        // SAFETY: the offset is within the memory, and every page of it has flags.
+        let flags = unsafe { self.flags.get_unchecked(offset / PAGE_SIZE) };
+        flags.load(Ordering::Relaxed) != 0
+    }
+
+    /// As [`Ram::note_write`]; says whether it hit code that [`Ram::watch_code`] was called for.
+    pub fn report_over_code(&self, offset: usize, len: usize) -> bool {
+        self.code_written(offset, len)
     }
 
     #[cold]
@@ -252,8 +283,8 @@ impl Ram {
     /// Outside the memory.
     #[inline]
     pub fn compare_exchange<T: Word>(&self, offset: usize, old: T, new: T) -> Result<T, T> {
-        let address = self.check(offset, T::SIZE);
-        // SAFETY: `check` proved `SIZE` mapped bytes.
+        let address = self.check_word::<T>(offset);
+        // SAFETY: `check_word` proved `SIZE` mapped bytes.
         let result = unsafe { T::compare_exchange(address, old, new) };
         if result.is_ok() {
             self.note_write(offset, T::SIZE);

@@ -235,6 +235,11 @@ impl Generator {
                 continue;
             }
             let (bytes, instr) = self.instruction(mode);
+            if self.below(3) == 0 {
+                // A branch over it, as often as not right after something that sets flags.
+                code.extend([0x70 | self.below(16) as u8, bytes.len() as u8]);
+                count += 1;
+            }
             code.extend(bytes);
             undefined = undefined_by(&instr);
             count += 1;
@@ -337,7 +342,13 @@ impl Generator {
         };
         let small = instr.memory_displacement64().wrapping_add(0x100) < 0x200
             || (instr.memory_displacement64() as u32).wrapping_add(0x100) < 0x200;
-        pointers.contains(&instr.memory_base()) && instr.memory_index() == Register::None && small
+        let index = match instr.memory_index() {
+            Register::None => true,
+            // A small number, half of the time.
+            Register::RCX | Register::ECX => true,
+            _ => false,
+        };
+        pointers.contains(&instr.memory_base()) && index && small
     }
 }
 

@@ -3,46 +3,14 @@
 use std::sync::Arc;
 
 use ferro_cpu::{
-    CS, Cpu, CpuConfig, DS, ES, Exit, FS, FpuRegisters, GS, Platform, Registers, SS, SegmentRegister, Signals,
-    TableRegister,
+    CS, Cpu, CpuConfig, DS, ES, Exit, FS, FpuRegisters, GS, Registers, SS, SegmentRegister, Signals, TableRegister,
+    Unconnected,
 };
 use ferro_guest::{GuestMemory, Ram, Range, RangeKind};
 
 use crate::machine::{
     CODE, DATA, DATA_LEN, FS_BASE, GDT, GS_BASE, HANDLERS, IDT, MEMORY, Mode, ROOT, State, TSS, frame, memory_image,
 };
-
-struct Nothing;
-
-impl Platform for Nothing {
-    fn port_read(&mut self, _port: u16, _size: u8) -> u32 {
-        0
-    }
-    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {}
-    fn mmio_read(&mut self, _address: u64, _size: u8) -> u64 {
-        0
-    }
-    fn mmio_write(&mut self, _address: u64, _size: u8, _value: u64) {}
-    fn acknowledge_interrupt(&mut self) -> Option<u8> {
-        None
-    }
-    fn read_tpr(&mut self) -> u8 {
-        0
-    }
-    fn write_tpr(&mut self, _value: u8) {}
-    fn read_msr(&mut self, _index: u32) -> Option<u64> {
-        None
-    }
-    fn write_msr(&mut self, _index: u32, _value: u64) -> Option<()> {
-        None
-    }
-    fn timestamp(&mut self) -> u64 {
-        0
-    }
-    fn random(&mut self) -> u64 {
-        0
-    }
-}
 
 /// A software CPU and its memory.
 pub struct Soft {
@@ -85,6 +53,25 @@ impl Soft {
 
     /// Executes code from a state until a handler is entered; `None` if it never is.
     pub fn run(&mut self, mode: Mode, code: &[u8], state: &State) -> Option<State> {
+        self.start(mode, code, state);
+        if self.cpu.run(&mut Unconnected, 100_000) != Exit::Halted {
+            return None;
+        }
+        Some(self.collect())
+    }
+
+    /// As [`Soft::run`], in slices of `budget` instructions, so that what executes as one otherwise doesn't.
+    pub fn run_in_slices(&mut self, mode: Mode, code: &[u8], state: &State, budget: u64) -> Option<State> {
+        self.start(mode, code, state);
+        (0..100_000).any(|_| self.cpu.run(&mut Unconnected, budget) == Exit::Halted).then(|| self.collect())
+    }
+
+    /// Instructions retired by all runs.
+    pub fn instructions(&self) -> u64 {
+        self.cpu.instructions()
+    }
+
+    fn start(&mut self, mode: Mode, code: &[u8], state: &State) {
         self.memory.write(CODE, code);
         self.memory.write(DATA, &state.data);
         let registers = &mut self.registers;
@@ -112,10 +99,6 @@ impl Soft {
         };
         let registers = *registers;
         self.cpu.set_registers(&registers);
-        if self.cpu.run(&mut Nothing, 100_000) != Exit::Halted {
-            return None;
-        }
-        Some(self.collect())
     }
 
     fn collect(&self) -> State {

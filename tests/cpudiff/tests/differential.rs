@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ferro_cpudiff::{Generator, Mode, Native, Soft, State, choice, differences};
+use ferro_cpudiff::{Generator, Mode, Native, Soft, State, Undefined, choice, differences};
 
 fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -92,6 +92,37 @@ fn compare(sequences: u64, x87: bool, seed: u64) {
 /// A seed that nobody has tried: for the long run, which prints it.
 fn fresh() -> u64 {
     std::time::UNIX_EPOCH.elapsed().map_or(1, |time| time.as_nanos() as u64)
+}
+
+/// Blocks execute pairs of instructions as one and leave out what can't be seen; slices of one instruction don't.
+#[test]
+fn blocks_and_single_instructions_come_to_the_same() {
+    let seed = from_environment("FERRO_SEED", 3);
+    let sequences = from_environment("FERRO_SEQUENCES", 2_000);
+    println!("FERRO_SEED={seed}, {sequences} sequences");
+    let mut generator = Generator::new(seed);
+    let (mut whole, mut single, mut sliced) = (Soft::new(), Soft::new(), Soft::new());
+    for number in 0..sequences {
+        let mode = if number % 4 == 0 { Mode::Compatible } else { Mode::Long };
+        let sequence = generator.sequence(mode);
+        let state = generator.state(mode);
+        let a = whole.run(mode, &sequence.code, &state);
+        let b = single.run_in_slices(mode, &sequence.code, &state, 1);
+        let c = sliced.run_in_slices(mode, &sequence.code, &state, 3);
+        let listing = || format!("sequence {number} ({mode:?}):\n{}", sequence.listing(mode));
+        for other in [b, c] {
+            match (&a, &other) {
+                (Some(a), Some(b)) => {
+                    let found = differences(a, b, &Undefined::default());
+                    assert!(found.is_empty(), "{}{}", listing(), found.join("\n"));
+                }
+                (None, None) => {}
+                _ => panic!("only one comes to a handler: {}", listing()),
+            }
+        }
+        let counts = [whole.instructions(), single.instructions(), sliced.instructions()];
+        assert!(counts.iter().all(|&count| count == counts[0]), "{counts:?}: {}", listing());
+    }
 }
 
 #[test]

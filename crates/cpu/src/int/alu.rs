@@ -20,6 +20,11 @@ pub(crate) trait Binary: 'static {
     /// Whether the result goes anywhere but into the flags.
     const WRITES: bool = true;
     fn apply<W: Int>(core: &mut Core, a: W, b: W) -> W;
+    /// Whether the flags that `apply` just left meet a condition.
+    #[inline(always)]
+    fn met<W: Int, const CC: u8>(core: &Core, _a: W, _b: W) -> bool {
+        core.condition::<CC>()
+    }
 }
 
 pub(crate) struct Add;
@@ -58,6 +63,24 @@ impl Binary for Sub {
         core.flags.set_sub(a, b, result);
         result
     }
+
+    #[inline(always)]
+    fn met<W: Int, const CC: u8>(core: &Core, a: W, b: W) -> bool {
+        let (x, y) = (a.extend() as i64, b.extend() as i64);
+        match CC {
+            2 => a.widen() < b.widen(),
+            3 => a.widen() >= b.widen(),
+            4 => x == y,
+            5 => x != y,
+            6 => a.widen() <= b.widen(),
+            7 => a.widen() > b.widen(),
+            12 => x < y,
+            13 => x >= y,
+            14 => x <= y,
+            15 => x > y,
+            _ => core.condition::<CC>(),
+        }
+    }
 }
 
 impl Binary for Sbb {
@@ -75,6 +98,11 @@ impl Binary for Cmp {
     #[inline(always)]
     fn apply<W: Int>(core: &mut Core, a: W, b: W) -> W {
         Sub::apply(core, a, b)
+    }
+
+    #[inline(always)]
+    fn met<W: Int, const CC: u8>(core: &Core, a: W, b: W) -> bool {
+        Sub::met::<W, CC>(core, a, b)
     }
 }
 
@@ -218,7 +246,8 @@ impl Unary for Not {
     fn flags<W: Int>(_core: &mut Core, _value: W, _result: W) {}
 }
 
-fn unary<O: Unary, W: Int, D: Place<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn unary<O: Unary, W: Int, D: Place<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let (value, slot) = D::update(core, bus, op)?;
     let result = O::compute(value);
     O::flags(core, value, result);

@@ -35,7 +35,8 @@ pub(crate) fn select_jcc(condition: u8, long: bool) -> Handler {
     by_condition!(condition, CC => if long { jcc::<CC, true> } else { jcc::<CC, false> })
 }
 
-fn jmp<const LONG: bool>(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn jmp<const LONG: bool>(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
     go::<LONG>(core, op)
 }
 
@@ -64,6 +65,7 @@ pub(crate) fn select_call(long: bool) -> Handler {
 }
 
 /// Checks where an indirect branch goes.
+#[inline(always)]
 fn check_target(core: &mut Core, target: u64) -> Flow {
     let good = if core.code == CodeSize::Bits64 {
         is_canonical(target)

@@ -55,8 +55,23 @@ fn lea<W: Int>(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
     Ok(())
 }
 
-fn lea_flat(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
-    core.regs[usize::from(op.dst) % 32] = core.effective(op);
+#[inline(always)]
+pub(crate) fn lea_flat(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
+    core.regs[usize::from(op.dst)] = core.effective(op);
+    Ok(())
+}
+
+/// `LEA` without an index register.
+#[inline(always)]
+pub(crate) fn lea_direct(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
+    core.regs[usize::from(op.dst)] = core.regs[usize::from(op.base)].wrapping_add(op.disp);
+    Ok(())
+}
+
+/// `LEA` into 32 bits.
+#[inline(always)]
+pub(crate) fn lea_half(core: &mut Core, _bus: &mut Bus<'_>, op: &Op) -> Flow {
+    core.regs[usize::from(op.dst)] = core.effective(op) & 0xffff_ffff;
     Ok(())
 }
 
@@ -81,7 +96,8 @@ pub(crate) fn select_cmov(condition: u8, memory: bool, size: u8, flat: bool) -> 
     }))
 }
 
-fn setcc<const CC: u8, D: Place<u8>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn setcc<const CC: u8, D: Place<u8>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let value = u8::from(core.condition::<CC>());
     D::put(core, bus, op, value)
 }

@@ -15,6 +15,7 @@ fn set_wide<W: Int>(core: &mut Core, value: u128) {
     }
 }
 
+#[inline(always)]
 fn multiplied<W: Int>(core: &mut Core, low: W, overflow: bool) {
     core.flags.set_result(low);
     core.flags.set_carries(overflow, overflow, false);
@@ -39,7 +40,8 @@ fn imul<W: Int, S: Source<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Fl
     Ok(())
 }
 
-fn signed_product<W: Int>(core: &mut Core, op: &Op, a: W, b: W) {
+#[inline(always)]
+pub(crate) fn signed_product<W: Int>(core: &mut Core, op: &Op, a: W, b: W) {
     let product = i128::from(a.extend() as i64) * i128::from(b.extend() as i64);
     let low = W::truncate(product as u64);
     multiplied(core, low, i128::from(low.extend() as i64) != product);
@@ -47,7 +49,8 @@ fn signed_product<W: Int>(core: &mut Core, op: &Op, a: W, b: W) {
 }
 
 /// `IMUL r, r/m`
-fn imul2<W: Int, S: Source<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn imul2<W: Int, S: Source<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let b = S::get(core, bus, op)?;
     let a = core.reg::<W>(op.dst);
     signed_product(core, op, a, b);
@@ -55,7 +58,8 @@ fn imul2<W: Int, S: Source<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> F
 }
 
 /// `IMUL r, r/m, imm`
-fn imul3<W: Int, S: Source<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn imul3<W: Int, S: Source<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let a = S::get(core, bus, op)?;
     let b = Imm::get(core, bus, op)?;
     signed_product(core, op, a, b);

@@ -37,14 +37,17 @@ impl Core {
     /// A general register by its index; for bytes bit 7 of the index means the register's second byte.
     #[inline(always)]
     pub(crate) fn reg<W: Int>(&self, index: u8) -> W {
-        let value = self.regs[usize::from(index) % REGISTERS];
-        if W::BITS == 8 { W::truncate(value >> ((index >> 7) * 8)) } else { W::truncate(value) }
+        if W::BITS == 8 {
+            W::truncate(self.regs[usize::from(index & 0x7f)] >> ((index >> 7) * 8))
+        } else {
+            W::truncate(self.regs[usize::from(index)])
+        }
     }
 
     /// Writes a general register: 32-bit writes clear the upper half, narrower ones keep the rest.
     #[inline(always)]
     pub(crate) fn set_reg<W: Int>(&mut self, index: u8, value: W) {
-        let register = &mut self.regs[usize::from(index) % REGISTERS];
+        let register = &mut self.regs[usize::from(if W::BITS == 8 { index & 0x7f } else { index })];
         let value = value.widen();
         match W::BITS {
             8 => {
@@ -73,8 +76,8 @@ impl Core {
     /// Base, index and displacement added, not cut to the address size.
     #[inline(always)]
     pub(crate) fn effective(&self, op: &Op) -> u64 {
-        let base = self.regs[usize::from(op.base) % REGISTERS];
-        let index = self.regs[usize::from(op.index) % REGISTERS] << (op.scale & 3);
+        let base = self.regs[usize::from(op.base)];
+        let index = self.regs[usize::from(op.index)] << (op.scale & 3);
         base.wrapping_add(index).wrapping_add(op.disp)
     }
 
@@ -111,6 +114,16 @@ impl Address for Flat {
     #[inline(always)]
     fn linear(core: &mut Core, op: &Op, _size: u64, _write: bool) -> Flow<u64> {
         Ok(core.effective(op))
+    }
+}
+
+/// As [`Flat`], without an index register.
+pub(crate) struct Direct;
+
+impl Address for Direct {
+    #[inline(always)]
+    fn linear(core: &mut Core, op: &Op, _size: u64, _write: bool) -> Flow<u64> {
+        Ok(core.regs[usize::from(op.base)].wrapping_add(op.disp))
     }
 }
 

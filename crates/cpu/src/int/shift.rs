@@ -113,14 +113,16 @@ fn mask<W: Int>() -> u32 {
     if W::BITS == 64 { 63 } else { 31 }
 }
 
-fn shift_imm<O: Shift, W: Int, D: Place<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn shift_imm<O: Shift, W: Int, D: Place<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let (value, slot) = D::update(core, bus, op)?;
     let count = op.imm as u32 & mask::<W>();
     let result = if count == 0 { value } else { O::apply(core, value, count) };
     D::set(core, bus, op, slot, result)
 }
 
-fn shift_cl<O: Shift, W: Int, D: Place<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
+#[inline(always)]
+pub(crate) fn shift_cl<O: Shift, W: Int, D: Place<W>>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let (value, slot) = D::update(core, bus, op)?;
     let count = core.regs[RCX] as u32 & mask::<W>();
     let result = if count == 0 { value } else { O::apply(core, value, count) };

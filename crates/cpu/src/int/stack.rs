@@ -66,7 +66,7 @@ impl Core {
 }
 
 fn push_reg_long(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
-    let value = core.regs[usize::from(op.dst) % 32];
+    let value = core.regs[usize::from(op.dst)];
     core.push_long(bus, value)
 }
 
@@ -92,7 +92,7 @@ fn pop_reg_long(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
     let pointer = core.regs[RSP];
     let value = core.load::<u64>(bus, pointer, SEGMENT)?;
     core.regs[RSP] = pointer.wrapping_add(8);
-    core.regs[usize::from(op.dst) % 32] = value;
+    core.regs[usize::from(op.dst)] = value;
     Ok(())
 }
 

@@ -85,7 +85,7 @@ impl Lowering<'_> {
         memory
     }
 
-    fn form(&mut self) -> Form {
+    pub(super) fn form(&mut self) -> Form {
         let memory = self.destination();
         if self.is_register(1) {
             self.op.src = self.index(1);
@@ -358,7 +358,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn is_far_memory(&self) -> bool {
+    pub(super) fn is_far_memory(&self) -> bool {
         self.instr.is_jmp_far_indirect() || self.instr.is_call_far_indirect()
     }
 

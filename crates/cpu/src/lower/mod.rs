@@ -1,6 +1,8 @@
 //! Lowering: from bytes to operations, once per instruction. Decoding itself is iced-x86's; here operands are resolved
 //! and handlers are picked. Nothing is executed.
 
+mod fast;
+mod fast_vector;
 mod integer;
 mod string;
 mod system;
@@ -10,12 +12,19 @@ mod x87;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
 use crate::core::{BLOCK, Handler, Op, ZERO};
+use crate::fast::Fast;
+use crate::lower::fast::{Tuning, is_tuned};
 use crate::registers::{CS, DS, ES, FS, GS, SS};
-use crate::snapshot::{KEY_CODE, KEY_EM, KEY_FXSR, KEY_TS};
+use crate::snapshot::{KEY_CODE, KEY_EM, KEY_FXSR, KEY_SINGLE, KEY_TS};
+use crate::step;
 use crate::system::control;
 
 /// Most instructions in a block.
-pub(crate) const MAX_OPS: usize = 32;
+pub(crate) const MAX_OPS: usize = 48;
+/// As [`MAX_OPS`], where instructions are executed one by one, mostly just one.
+const MAX_SINGLE: usize = 4;
+/// Most conditional branches that a block goes on after.
+const MAX_BRANCHES: usize = 4;
 
 /// Reserved NOPs stay NOPs, and what would be TZCNT, LZCNT and WBNOINVD is BSF, BSR and WBINVD, as on a CPU that
 /// doesn't have them.
@@ -33,6 +42,8 @@ pub(crate) struct Lowering<'a> {
     /// 2, 4 or 8: the default size of code.
     code: u8,
     key: u32,
+    /// The fast form of a vector operation.
+    fast_operation: Option<Fast>,
     /// Nothing may follow in the block.
     ends: bool,
 }
@@ -40,7 +51,7 @@ pub(crate) struct Lowering<'a> {
 /// Appends the operations for the code given to `ops`. Returns how many bytes they cover: 0 if not even the first
 /// instruction is complete.
 pub(crate) fn lower_block(key: u32, code: &[u8], ops: &mut Vec<Op>) -> usize {
-    lower(key, code, ops, MAX_OPS)
+    lower(key, code, ops, if key & KEY_SINGLE == 0 { MAX_OPS } else { MAX_SINGLE })
 }
 
 /// As [`lower_block`], for just one instruction.
@@ -57,12 +68,14 @@ fn lower(key: u32, code: &[u8], ops: &mut Vec<Op>, most: usize) -> usize {
     let mut decoder = Decoder::with_ip(bits, code, 0, OPTIONS);
     let mut instr = Instruction::default();
     let mut used = 0;
+    let mut tuning = Tuning::new(key, ops.len());
     for number in 0..most {
         if !decoder.can_decode() {
             break;
         }
         decoder.decode_out(&mut instr);
         let mut ends = false;
+        let mut fast = None;
         let mut op;
         if instr.is_invalid() {
             let rest = code.len() - used;
@@ -74,22 +87,24 @@ fn lower(key: u32, code: &[u8], ops: &mut Vec<Op>, most: usize) -> usize {
             instr.set_len(instr.len().clamp(1, rest.min(15)));
             ends = true;
         } else {
-            op = lower_instruction(key, bits, &instr, &mut ends);
+            (op, fast) = lower_instruction(key, bits, &instr, &mut ends);
         }
         used += instr.len();
         op.len = instr.len() as u8;
         op.end = used as u16;
         op.number = number as u8;
-        ops.push(op);
-        if ends {
+        let goes_on = tuning.push(ops, op, fast, &instr);
+        if ends && !goes_on {
             break;
         }
     }
+    tuning.finish(ops);
     used
 }
 
 fn empty(run: Handler) -> Op {
     Op {
+        step: step::plain,
         run,
         imm: 0,
         disp: 0,
@@ -101,16 +116,25 @@ fn empty(run: Handler) -> Op {
         seg: DS as u8,
         addr: 8,
         size: 0,
+        target: 0,
         len: 0,
         number: 0,
+        count: 1,
         end: 0,
         bits: 0,
     }
 }
 
-fn lower_instruction(key: u32, bits: u32, instr: &Instruction, ends: &mut bool) -> Op {
-    let mut lowering =
-        Lowering { instr, op: empty(control::undefined), flat: false, code: (bits / 8) as u8, key, ends: false };
+fn lower_instruction(key: u32, bits: u32, instr: &Instruction, ends: &mut bool) -> (Op, Option<Fast>) {
+    let mut lowering = Lowering {
+        instr,
+        op: empty(control::undefined),
+        flat: false,
+        code: (bits / 8) as u8,
+        key,
+        fast_operation: None,
+        ends: false,
+    };
     if (0..instr.op_count()).any(|index| instr.op_kind(index) == OpKind::Memory) {
         lowering.set_memory();
     }
@@ -120,6 +144,7 @@ fn lower_instruction(key: u32, bits: u32, instr: &Instruction, ends: &mut bool) 
         .or_else(|| lowering.system())
         .or_else(|| lowering.vector())
         .or_else(|| lowering.x87());
+    let fast = if handler.is_some() && is_tuned(key) { lowering.fast() } else { None };
     let mut op = lowering.op;
     *ends = lowering.ends;
     match handler {
@@ -129,7 +154,7 @@ fn lower_instruction(key: u32, bits: u32, instr: &Instruction, ends: &mut bool) 
             *ends = true;
         }
     }
-    op
+    (op, fast)
 }
 
 /// Size of a general register in bytes, by where it stands in the enumeration.

@@ -3,10 +3,12 @@
 use iced_x86::Mnemonic;
 
 use crate::core::Handler;
+use crate::fast::vector;
 use crate::int::by_address;
 use crate::lower::Lowering;
+use crate::lower::fast::is_tuned;
 use crate::sse::float::{self, Shape};
-use crate::sse::{self, ALIGNED, From, Vector, arrange, convert, horizontal, integer, moves, state, text};
+use crate::sse::{self, ALIGNED, From, Vector, arrange, convert, horizontal, integer, moves, order, state, text};
 use crate::system::control;
 
 /// Maps mnemonics to vector operations.
@@ -111,6 +113,9 @@ impl Lowering<'_> {
 
     fn operation<O: Vector>(&mut self) -> Option<Handler> {
         let from = self.vector_source();
+        if is_tuned(self.key) && !self.is_mmx(0) {
+            self.fast_operation = vector::operation::<O>(from);
+        }
         Some(sse::select::<O>(from, self.is_mmx(0), self.flat))
     }
 
@@ -351,7 +356,8 @@ impl Lowering<'_> {
 
     fn vector_float(&mut self) -> Option<Handler> {
         use Mnemonic as M;
-        use float::{Add, Compare, Div, Max, Min, Mul, Sqrt, Sub};
+        use float::{Add, Div, Mul, Sqrt, Sub};
+        use order::{Compare, Max, Min};
         let mnemonic = self.instr.mnemonic();
         let shape = match mnemonic {
             M::Addps
@@ -417,12 +423,12 @@ impl Lowering<'_> {
             M::Mulps | M::Mulpd | M::Mulss | M::Mulsd => float::select::<Mul>(shape, memory, flat),
             M::Divps | M::Divpd | M::Divss | M::Divsd => float::select::<Div>(shape, memory, flat),
             M::Sqrtps | M::Sqrtpd | M::Sqrtss | M::Sqrtsd => float::select::<Sqrt>(shape, memory, flat),
-            M::Minps | M::Minpd | M::Minss | M::Minsd => float::select_choice::<Min>(shape, memory, flat),
-            M::Maxps | M::Maxpd | M::Maxss | M::Maxsd => float::select_choice::<Max>(shape, memory, flat),
-            M::Cmpps | M::Cmppd | M::Cmpss | M::Cmpsd => float::select_choice::<Compare>(shape, memory, flat),
+            M::Minps | M::Minpd | M::Minss | M::Minsd => order::select_choice::<Min>(shape, memory, flat),
+            M::Maxps | M::Maxpd | M::Maxss | M::Maxsd => order::select_choice::<Max>(shape, memory, flat),
+            M::Cmpps | M::Cmppd | M::Cmpss | M::Cmpsd => order::select_choice::<Compare>(shape, memory, flat),
             M::Roundps | M::Roundpd | M::Roundss | M::Roundsd => convert::select_round(shape, memory),
-            M::Comiss | M::Comisd => float::select_compare(double, true, memory),
-            M::Ucomiss | M::Ucomisd => float::select_compare(double, false, memory),
+            M::Comiss | M::Comisd => order::select_compare(double, true, memory),
+            M::Ucomiss | M::Ucomisd => order::select_compare(double, false, memory),
             M::Haddps | M::Haddpd => horizontal::select_pairs(double, false, memory),
             M::Hsubps | M::Hsubpd => horizontal::select_pairs(double, true, memory),
             M::Addsubps | M::Addsubpd => horizontal::select_alternate(double, memory),

@@ -20,7 +20,12 @@ pub(super) fn difference(a: f64, b: f64, result: f64) -> bool {
 /// `a * b == result`, exactly: the product of the significands has no more bits than one significand.
 #[inline(always)]
 pub(super) fn product(a: f64, b: f64, result: f64) -> bool {
-    let product = u128::from(significand(a)) * u128::from(significand(b));
+    let (x, y) = (significand(a), significand(b));
+    // Short operands show at once that the product is.
+    if x.trailing_zeros() + y.trailing_zeros() > f64::MANTISSA_DIGITS {
+        return a * b == result;
+    }
+    let product = u128::from(x) * u128::from(y);
     let bits = 128 - product.leading_zeros() - product.trailing_zeros().min(127);
     bits <= f64::MANTISSA_DIGITS && a * b == result
 }

@@ -1,20 +1,17 @@
-//! Single and double precision arithmetic and comparison.
+//! Single and double precision arithmetic. Comparisons are in `order`.
 //!
 //! The host's arithmetic is used where its result is provably that of the guest's and raises no flag that isn't set
 //! already: everything masked, rounding to nearest, no flushing, the precision flag set, operands and result normal.
 //! Everything else goes through `soft`.
 
-use std::cmp::Ordering;
-
 use crate::core::{Bus, Core, Flow, Handler, Op, bit, vector};
-use crate::flags::Lazy;
 use crate::int::by_address;
 use crate::soft::{self, Class, Context, DOUBLE, Exact, Format, Number, Rounding, SINGLE, round, status};
 use crate::sse::exactness;
 use crate::sse::lanes::Lane;
 use crate::sse::{Operand, XmmMem, XmmSrc};
 
-const DAZ: u32 = 0x40;
+pub(super) const DAZ: u32 = 0x40;
 const FLUSH: u32 = 0x8000;
 
 /// `f32` or `f64`, as bits and as a host number.
@@ -27,6 +24,9 @@ pub(crate) trait Real: Lane + 'static {
     /// Finite, normal and not at the edge of underflow.
     fn is_plain(self) -> bool;
     fn is_denormal(self) -> bool;
+    fn is_zero(self) -> bool;
+    /// Without loss.
+    fn widened(self) -> f64;
 }
 
 macro_rules! real {
@@ -47,14 +47,25 @@ macro_rules! real {
 
             #[inline(always)]
             fn is_plain(self) -> bool {
-                let magnitude = self.abs();
-                magnitude > <$t>::MIN_POSITIVE && magnitude < <$t>::INFINITY
+                const EDGE: $u = <$t>::MIN_POSITIVE.to_bits() + 1;
+                let magnitude = self.to_bits() & (<$u>::MAX >> 1);
+                magnitude.wrapping_sub(EDGE) < <$t>::INFINITY.to_bits() - EDGE
             }
 
             #[inline(always)]
             fn is_denormal(self) -> bool {
                 let magnitude = self.to_bits() & (<$u>::MAX >> 1);
                 magnitude.wrapping_sub(1) < <$t>::MIN_POSITIVE.to_bits() - 1
+            }
+
+            #[inline(always)]
+            fn is_zero(self) -> bool {
+                self == 0.0
+            }
+
+            #[inline(always)]
+            fn widened(self) -> f64 {
+                f64::from(self)
             }
         }
     };
@@ -66,6 +77,8 @@ real!(f64, u64, DOUBLE, 2);
 pub(crate) trait Arithmetic: 'static {
     /// The first operand isn't used.
     const UNARY: bool = false;
+    /// Whether a result of zero is always exact: that of others is if one operand is zero.
+    const EXACT_ZERO: bool = false;
     fn single(a: f32, b: f32) -> f32;
     fn double(a: f64, b: f64) -> f64;
     /// Whether `result`, a normal number, is the exact result and not a rounded one; operands are normal or zero.
@@ -81,9 +94,10 @@ pub(crate) struct Div;
 pub(crate) struct Sqrt;
 
 macro_rules! arithmetic {
-    ($name:ident, $unary:literal, |$x:ident, $y:ident| $fast:expr, $is_exact:ident, |$a:ident, $b:ident, $rounding:ident, $flags:ident| $exact:expr) => {
+    ($name:ident, $unary:literal, $exact_zero:literal, |$x:ident, $y:ident| $fast:expr, $is_exact:ident, |$a:ident, $b:ident, $rounding:ident, $flags:ident| $exact:expr) => {
         impl Arithmetic for $name {
             const UNARY: bool = $unary;
+            const EXACT_ZERO: bool = $exact_zero;
             #[inline(always)]
             fn single($x: f32, $y: f32) -> f32 {
                 $fast
@@ -106,11 +120,16 @@ macro_rules! arithmetic {
         }
     };
 }
-arithmetic!(Add, false, |x, y| x + y, sum, |a, b, rounding, flags| soft::add(a, b, rounding, flags));
-arithmetic!(Sub, false, |x, y| x - y, difference, |a, b, rounding, flags| soft::add(a, b.negated(), rounding, flags));
-arithmetic!(Mul, false, |x, y| x * y, product, |a, b, _rounding, flags| soft::multiply(a, b, flags));
-arithmetic!(Div, false, |x, y| x / y, quotient, |a, b, _rounding, flags| soft::divide(a, b, flags));
-arithmetic!(Sqrt, true, |_x, y| y.sqrt(), root, |_a, b, _rounding, flags| soft::square_root(b, flags));
+arithmetic!(Add, false, true, |x, y| x + y, sum, |a, b, rounding, flags| soft::add(a, b, rounding, flags));
+arithmetic!(Sub, false, true, |x, y| x - y, difference, |a, b, rounding, flags| soft::add(
+    a,
+    b.negated(),
+    rounding,
+    flags
+));
+arithmetic!(Mul, false, false, |x, y| x * y, product, |a, b, _rounding, flags| soft::multiply(a, b, flags));
+arithmetic!(Div, false, false, |x, y| x / y, quotient, |a, b, _rounding, flags| soft::divide(a, b, flags));
+arithmetic!(Sqrt, true, false, |_x, y| y.sqrt(), root, |_a, b, _rounding, flags| soft::square_root(b, flags));
 
 /// Whether MXCSR allows the host's arithmetic: all exceptions masked, round to nearest, denormals as they are.
 #[inline(always)]
@@ -162,29 +181,36 @@ fn slow<O: Arithmetic, R: Real>(mxcsr: u32, flags: &mut u32, a: R, b: R) -> R {
     R::real(R::FORMAT.pack(&rounded))
 }
 
+/// One lane, where the host's result is the guest's and leaves MXCSR as it is.
+#[inline(always)]
+pub(crate) fn direct<O: Arithmetic, R: Real>(mxcsr: u32, a: R, b: R) -> Option<R> {
+    if !is_fast(mxcsr) || !O::UNARY && a.is_denormal() || b.is_denormal() {
+        return None;
+    }
+    let noted = mxcsr & status::PRECISION != 0;
+    let (result, exact) = if R::LANES == 4 {
+        let (x, y) = (f32::from_bits(a.bits() as u32), f32::from_bits(b.bits() as u32));
+        let result = O::single(x, y);
+        (R::real(u64::from(result.to_bits())), noted || O::single_is_exact(x, y, result))
+    } else {
+        let (x, y) = (f64::from_bits(a.bits()), f64::from_bits(b.bits()));
+        let result = O::double(x, y);
+        (R::real(result.to_bits()), noted || O::double_is_exact(x, y, result))
+    };
+    if result.is_plain() {
+        return exact.then_some(result);
+    }
+    let exact_zero = result.is_zero() && (O::EXACT_ZERO || b.is_zero() || !O::UNARY && a.is_zero());
+    exact_zero.then_some(result)
+}
+
 /// One lane.
 #[inline(always)]
 fn lane<O: Arithmetic, R: Real>(mxcsr: u32, flags: &mut u32, a: R, b: R) -> R {
-    if is_fast(mxcsr) && (O::UNARY || !a.is_denormal()) && !b.is_denormal() {
-        // Whether the result is rounded matters only until that was noted once.
-        let noted = (mxcsr | *flags) & status::PRECISION != 0;
-        let (result, exact) = if R::LANES == 4 {
-            let (x, y) = (f32::from_bits(a.bits() as u32), f32::from_bits(b.bits() as u32));
-            let result = O::single(x, y);
-            (R::real(u64::from(result.to_bits())), noted || O::single_is_exact(x, y, result))
-        } else {
-            let (x, y) = (f64::from_bits(a.bits()), f64::from_bits(b.bits()));
-            let result = O::double(x, y);
-            (R::real(result.to_bits()), noted || O::double_is_exact(x, y, result))
-        };
-        if result.is_plain() {
-            if !exact {
-                *flags |= status::PRECISION;
-            }
-            return result;
-        }
+    match direct::<O, R>(mxcsr | *flags & status::PRECISION, a, b) {
+        Some(result) => result,
+        None => slow::<O, R>(mxcsr, flags, a, b),
     }
-    slow::<O, R>(mxcsr, flags, a, b)
 }
 
 impl Core {
@@ -265,155 +291,6 @@ pub(crate) fn select<O: Arithmetic>(shape: Shape, memory: bool, flat: bool) -> H
         Shape::Pd => packed::<O, f64, XmmSrc>,
         Shape::Ss => scalar::<O, f32, XmmSrc>,
         Shape::Sd => scalar::<O, f64, XmmSrc>,
-    }
-}
-
-/// An operation that only compares or picks: the flags it raises come from the operands alone.
-pub(crate) trait Choice: 'static {
-    fn apply<R: Real>(a: R, b: R, order: Option<Ordering>, imm: u8) -> R;
-    /// Whether a quiet NaN is invalid, too.
-    fn is_signaling(imm: u8) -> bool;
-}
-
-pub(crate) struct Min;
-pub(crate) struct Max;
-pub(crate) struct Compare;
-
-impl Choice for Min {
-    fn apply<R: Real>(a: R, b: R, order: Option<Ordering>, _imm: u8) -> R {
-        if order == Some(Ordering::Less) { a } else { b }
-    }
-    fn is_signaling(_imm: u8) -> bool {
-        true
-    }
-}
-
-impl Choice for Max {
-    fn apply<R: Real>(a: R, b: R, order: Option<Ordering>, _imm: u8) -> R {
-        if order == Some(Ordering::Greater) { a } else { b }
-    }
-    fn is_signaling(_imm: u8) -> bool {
-        true
-    }
-}
-
-impl Choice for Compare {
-    fn apply<R: Real>(_a: R, _b: R, order: Option<Ordering>, imm: u8) -> R {
-        let met = match imm & 3 {
-            0 => order == Some(Ordering::Equal),
-            1 => order == Some(Ordering::Less),
-            2 => matches!(order, Some(Ordering::Less | Ordering::Equal)),
-            _ => order.is_none(),
-        };
-        if met != (imm & 4 != 0) { R::real(u64::MAX) } else { R::real(0) }
-    }
-    fn is_signaling(imm: u8) -> bool {
-        matches!(imm & 3, 1 | 2)
-    }
-}
-
-/// Compares two operands and notes what that raises.
-fn order<R: Real>(mxcsr: u32, a: R, b: R, signaling: bool, flags: &mut u32) -> Option<Ordering> {
-    let (x, y) = (unpack(mxcsr, a), unpack(mxcsr, b));
-    let order = x.compare(&y);
-    if order.is_none() {
-        if signaling || x.class == Class::Signaling || y.class == Class::Signaling {
-            *flags |= status::INVALID;
-        }
-    } else if x.denormal || y.denormal {
-        *flags |= status::DENORMAL;
-    }
-    order
-}
-
-/// Denormals count as zeros in what is picked, too, where MXCSR says so.
-fn flushed<R: Real>(mxcsr: u32, value: R) -> R {
-    if mxcsr & DAZ != 0 && value.is_denormal() {
-        let number = unpack(mxcsr, value);
-        return R::real(R::FORMAT.pack(&number.into()));
-    }
-    value
-}
-
-fn choose<C: Choice, R: Real>(mxcsr: u32, flags: &mut u32, a: R, b: R, imm: u8) -> R {
-    let order = order(mxcsr, a, b, C::is_signaling(imm), flags);
-    C::apply(flushed(mxcsr, a), flushed(mxcsr, b), order, imm)
-}
-
-fn choose_packed<C: Choice, R: Real, S: Operand>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
-    let b = R::split(S::get(core, bus, op)?);
-    let dst = usize::from(op.dst) % 16;
-    let mut a = R::split(core.xmm[dst]);
-    let mut flags = 0;
-    for (a, b) in a.as_mut().iter_mut().zip(b.as_ref()) {
-        *a = choose::<C, R>(core.mxcsr, &mut flags, *a, *b, op.imm as u8);
-    }
-    core.raise_simd(flags)?;
-    core.xmm[dst] = R::join(a);
-    Ok(())
-}
-
-fn choose_scalar<C: Choice, R: Real, S: Operand>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
-    let b = R::real(S::get(core, bus, op)? as u64);
-    let a = R::real(core.xmm[usize::from(op.dst) % 16] as u64);
-    let mut flags = 0;
-    let result = choose::<C, R>(core.mxcsr, &mut flags, a, b, op.imm as u8);
-    core.raise_simd(flags)?;
-    set_low(core, op.dst, result);
-    Ok(())
-}
-
-/// The handler of `MIN`, `MAX` or `CMP` of any shape.
-pub(crate) fn select_choice<C: Choice>(shape: Shape, memory: bool, flat: bool) -> Handler {
-    if memory {
-        return by_address!(flat, A => match shape {
-            Shape::Ps => choose_packed::<C, f32, XmmMem<A>>,
-            Shape::Pd => choose_packed::<C, f64, XmmMem<A>>,
-            Shape::Ss => choose_scalar::<C, f32, XmmMem<A>>,
-            Shape::Sd => choose_scalar::<C, f64, XmmMem<A>>,
-        });
-    }
-    match shape {
-        Shape::Ps => choose_packed::<C, f32, XmmSrc>,
-        Shape::Pd => choose_packed::<C, f64, XmmSrc>,
-        Shape::Ss => choose_scalar::<C, f32, XmmSrc>,
-        Shape::Sd => choose_scalar::<C, f64, XmmSrc>,
-    }
-}
-
-/// `COMIS`, `UCOMIS`
-fn compare_flags<R: Real, S: Operand, const SIGNALING: bool>(core: &mut Core, bus: &mut Bus<'_>, op: &Op) -> Flow {
-    let b = R::real(S::get(core, bus, op)? as u64);
-    let a = R::real(core.xmm[usize::from(op.dst) % 16] as u64);
-    let mut flags = 0;
-    let order = order(core.mxcsr, a, b, SIGNALING, &mut flags);
-    core.raise_simd(flags)?;
-    core.flags = Lazy::from_bits(order_flags(order));
-    Ok(())
-}
-
-/// CF, PF and ZF of a comparison.
-pub(crate) fn order_flags(order: Option<Ordering>) -> u64 {
-    match order {
-        None => bit::ZF | bit::PF | bit::CF,
-        Some(Ordering::Greater) => 0,
-        Some(Ordering::Less) => bit::CF,
-        Some(Ordering::Equal) => bit::ZF,
-    }
-}
-
-/// The handler of `COMISS`, `COMISD`, `UCOMISS`, `UCOMISD`.
-pub(crate) fn select_compare(double: bool, signaling: bool, memory: bool) -> Handler {
-    type M = XmmMem<crate::int::operand::Based>;
-    match (double, signaling, memory) {
-        (false, false, false) => compare_flags::<f32, XmmSrc, false>,
-        (false, false, true) => compare_flags::<f32, M, false>,
-        (false, true, false) => compare_flags::<f32, XmmSrc, true>,
-        (false, true, true) => compare_flags::<f32, M, true>,
-        (true, false, false) => compare_flags::<f64, XmmSrc, false>,
-        (true, false, true) => compare_flags::<f64, M, false>,
-        (true, true, false) => compare_flags::<f64, XmmSrc, true>,
-        (true, true, true) => compare_flags::<f64, M, true>,
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod horizontal;
 pub(crate) mod integer;
 pub(crate) mod lanes;
 pub(crate) mod moves;
+pub(crate) mod order;
 pub(crate) mod state;
 pub(crate) mod text;
 

@@ -162,7 +162,7 @@ impl Fpu {
 impl Core {
     /// Sets ZF, PF and CF by a comparison.
     pub(crate) fn set_order_flags(&mut self, order: Option<Ordering>) {
-        let bits = crate::sse::float::order_flags(order);
+        let bits = crate::sse::order::order_flags(order);
         self.flags = Lazy::from_bits(bits);
     }
 }
