@@ -62,7 +62,7 @@ impl Program {
     fn new(path: &Path) -> Self {
         let mut program = Self { reader: BufReader::new(connect(path)), events: vec![] };
         assert!(program.read()["QMP"]["version"].is_object());
-        program.ask("qmp_capabilities", json!({})).unwrap();
+        program.ask("qmp_capabilities", &json!({})).unwrap();
         program
     }
 
@@ -72,7 +72,7 @@ impl Program {
         serde_json::from_str(&line).unwrap()
     }
 
-    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
         let message = json!({ "execute": command, "arguments": arguments, "id": 7 });
         self.reader.get_mut().write_all(message.to_string().as_bytes()).unwrap();
         loop {
@@ -132,7 +132,7 @@ fn a_running_linux_is_stopped_looked_into_reset_and_ended() {
     assert_eq!(person.say("info status"), "VM status: running\n");
     assert_eq!(person.say("stop"), "");
     program.event("STOP");
-    let status = program.ask("query-status", json!({})).unwrap();
+    let status = program.ask("query-status", &json!({})).unwrap();
     assert_eq!(status, json!({ "running": false, "status": "paused" }));
 
     let registers = person.say("info registers");
@@ -158,14 +158,14 @@ fn a_running_linux_is_stopped_looked_into_reset_and_ended() {
     assert!(dumped.contains(&format!("{word:#018x}")), "{dumped}");
 
     // A reset leaves it stopped, and the guest begins anew when it is told to go on.
-    program.ask("system_reset", json!({})).unwrap();
+    program.ask("system_reset", &json!({})).unwrap();
     assert_eq!(program.event("RESET")["data"]["guest"], false);
     assert_eq!(person.say("info status"), "VM status: paused\n");
-    program.ask("cont", json!({})).unwrap();
+    program.ask("cont", &json!({})).unwrap();
     program.event("RESUME");
     vm.expect("FERRO-GUEST userland");
     vm.expect("/ # ");
-    program.ask("quit", json!({})).unwrap();
+    program.ask("quit", &json!({})).unwrap();
     assert_eq!(program.event("SHUTDOWN")["data"]["guest"], false);
     let (status, printed) = vm.finish();
     assert!(status.success(), "{status}: {printed}");
@@ -196,8 +196,8 @@ fn wrong_commands_and_garbage_leave_the_vm_as_it_was() {
     assert_eq!(person.say("cpu 9"), "");
     assert!(person.say("info registers").contains("there is no vCPU 9"));
     assert_eq!(person.say("cpu 0"), "");
-    assert!(program.ask("eject", json!({ "device": "nothing" })).unwrap_err().contains("not found"));
-    assert!(program.ask("balloon", json!({ "value": "much" })).unwrap_err().contains("expected: integer"));
+    assert!(program.ask("eject", &json!({ "device": "nothing" })).unwrap_err().contains("not found"));
+    assert!(program.ask("balloon", &json!({ "value": "much" })).unwrap_err().contains("expected: integer"));
     for round in 0..100_u32 {
         let mut client = connect(&sockets.path(if round % 2 == 0 { "hmp" } else { "qmp" }));
         let garbage: Vec<u8> = (0..4096_u32).map(|at| (at.wrapping_mul(2_654_435_761 + round) >> 11) as u8).collect();
@@ -232,9 +232,57 @@ fn a_vm_that_waits_begins_when_it_is_told_to() {
     command.args(["--append", "console=ttyS0 quiet ferro.run=true"]);
     let vm = Vm::start(command);
     let mut program = Program::new(&sockets.path("qmp"));
-    assert_eq!(program.ask("query-status", json!({})).unwrap()["status"], "prelaunch");
-    program.ask("cont", json!({})).unwrap();
+    assert_eq!(program.ask("query-status", &json!({})).unwrap()["status"], "prelaunch");
+    program.ask("cont", &json!({})).unwrap();
     assert_eq!(program.event("SHUTDOWN")["data"]["guest"], true);
     let (status, printed) = vm.finish();
     assert!(status.success() && printed.contains("FERRO-GUEST status 0"), "{printed}");
+}
+
+#[test]
+fn a_vm_in_the_background_is_commanded_from_the_shell() {
+    let (Some(kernel), Some(initrd)) = (guest("vmlinuz-cloud-amd64"), guest("initrd-cloud-amd64.gz")) else { return };
+    let sockets = Sockets::new();
+    let (log, pid_file) = (sockets.path("serial.log"), sockets.path("vm.pid"));
+    let vm = |serial: &str| {
+        let mut command = ferro(&["run", "--accel", "soft", "--memory", "256M", "--daemonize"]);
+        command.args(sockets.flags()).arg("--pidfile").arg(&pid_file).args(["--serial", serial]);
+        command.arg("--kernel").arg(&kernel).arg("--initrd").arg(&initrd).args(["--append", "console=ttyS0 quiet"]);
+        command.output().unwrap()
+    };
+    let refused = vm("stdio");
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    let failed = vm("file=/nonexistent/serial.log");
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&failed.stderr).contains("/nonexistent/serial.log"),
+        "told before it is left alone"
+    );
+    assert!(!pid_file.exists());
+
+    let started = vm(&format!("file={}", log.display()));
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    let pid: u32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    for name in ["hmp", "qmp"] {
+        let target = sockets.path(name);
+        let say = |words: &[&str]| {
+            let output = ferro(&["monitor"]).arg(&target).args(words).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        assert_eq!(say(&["info", "status"]), (Some(0), "VM status: running\n".into()), "{name}");
+        assert_eq!(say(&["stop", "info status", "cont"]), (Some(0), "VM status: paused\n".into()), "{name}");
+        assert_eq!(say(&["eject", "nothing"]).0, Some(1), "{name}");
+        let picture = ferro(&["screenshot"]).arg(&target).arg("/nonexistent.png").output().unwrap();
+        assert_eq!(picture.status.code(), Some(1));
+    }
+    let ended = ferro(&["monitor"]).arg(sockets.path("hmp")).arg("quit").status().unwrap();
+    assert!(ended.success());
+    for _ in 0..3000 {
+        if !Path::new(&format!("/proc/{pid}")).exists() && !pid_file.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the VM {pid} goes on");
 }

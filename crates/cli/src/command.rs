@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{exit, img, kvm, run};
+use crate::{exit, img, kvm, monitor, run};
 
 /// Virtual machines, their disks and networks on one or two machines.
 #[derive(Debug, Parser)]
@@ -31,6 +31,10 @@ enum Command {
         #[command(subcommand)]
         command: img::ImgCommand,
     },
+    /// Command a running VM by its monitor
+    Monitor(monitor::MonitorArgs),
+    /// Write a picture of a running VM's screen
+    Screenshot(monitor::ScreenshotArgs),
     /// Print the completions for a shell
     Completions {
         /// Which shell
@@ -50,6 +54,8 @@ impl Cli {
             Command::Run(arguments) => arguments.run(),
             Command::Kvm(arguments) => arguments.run(),
             Command::Img { command } => command.run(),
+            Command::Monitor(arguments) => arguments.run(),
+            Command::Screenshot(arguments) => arguments.run(),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "ferro", &mut script);

@@ -10,6 +10,7 @@ use ferro_machine::{
     VmDescription,
 };
 
+use crate::background::Background;
 use crate::{exit, run};
 
 /// Run a virtual machine, described by QEMU's flags.
@@ -25,7 +26,7 @@ const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
 [,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -display none, -net nic[,macaddr=A],
 -net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
--no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -nodefaults, -nic tap,ifname=N";
+-no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
 const REFUSED: &[(&[&str], &str)] = &[
@@ -33,7 +34,6 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["mon", "chardev"], "say where the monitor is with -monitor or -qmp"),
     (&["option-rom"], "the board has its option ROM: leave it away"),
     (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
-    (&["daemonize", "pidfile"], "the VM stays in the foreground: start it from a service manager, or with & and nohup"),
     (&["usb", "usbdevice"], "there is no USB"),
     (&["soundhw", "audiodev", "audio"], "there is no sound yet"),
     (&["fda", "fdb"], "there is no floppy drive: give the image as a disk, -hda F"),
@@ -46,8 +46,8 @@ impl KvmArgs {
             println!("Usage: ferro kvm [FLAG]...\n\n{HELP}");
             return Ok(ExitCode::from(exit::OK));
         }
-        let vm = exit::with_code(exit::USAGE, describe(self.flags))?;
-        run::run_description(&vm)
+        let (vm, background) = exit::with_code(exit::USAGE, describe(self.flags))?;
+        run::run_description(&vm, &background)
     }
 }
 
@@ -77,11 +77,12 @@ struct Reader {
     snapshot: bool,
     serial_given: bool,
     monitor_given: bool,
+    background: Background,
     nographic: bool,
 }
 
 /// The description that the flags stand for.
-pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<VmDescription> {
+pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<(VmDescription, Background)> {
     let mut reader = Reader::default();
     let mut flags = flags.into_iter();
     while let Some(given) = flags.next() {
@@ -107,6 +108,7 @@ pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<VmDescription> {
 /// Flags that a value follows.
 const VALUED: &[&str] = &[
     "monitor",
+    "pidfile",
     "qmp",
     "hda",
     "hdb",
@@ -144,6 +146,7 @@ impl Reader {
         match name {
             "nographic" => self.nographic = true,
             "snapshot" => self.snapshot = true,
+            "daemonize" => self.background.daemonize = true,
             "no-reboot" => self.vm.no_reboot = true,
             "S" => self.vm.paused = true,
             "s" => self.vm.gdb = Some(GdbAddress("127.0.0.1:1234".into())),
@@ -180,6 +183,7 @@ impl Reader {
                 self.vm.monitors.push(value.parse()?);
             }
             "qmp" => self.vm.qmps.push(value.parse()?),
+            "pidfile" => self.background.pidfile = Some(value.into()),
             "virtioconsole" => self.vm.console = value.parse()?,
             "net" => return self.nets.net(value),
             "nic" => return self.nets.nic(value),
@@ -241,7 +245,7 @@ impl Reader {
         Ok(())
     }
 
-    fn finish(mut self) -> anyhow::Result<VmDescription> {
+    fn finish(mut self) -> anyhow::Result<(VmDescription, Background)> {
         if self.nographic && !self.serial_given {
             self.vm.serial = SerialTarget::Stdio;
             // As in QEMU, the monitor is behind Ctrl-A c.
@@ -261,7 +265,7 @@ impl Reader {
         if self.vm.paused && self.vm.gdb.is_none() {
             bail!("-S needs -s or -gdb: nothing else could let the VM begin");
         }
-        Ok(self.vm)
+        Ok((self.vm, self.background))
     }
 }
 
@@ -437,7 +441,9 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Result<VmDescription, String> {
-        describe(line.split_whitespace().map(ToOwned::to_owned).collect()).map_err(|error| format!("{error:#}"))
+        describe(line.split_whitespace().map(ToOwned::to_owned).collect())
+            .map(|(vm, _)| vm)
+            .map_err(|error| format!("{error:#}"))
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The `ferro` command: reads the command line, sets logging up and calls what was asked for. The work is elsewhere.
 
+mod background;
 mod command;
 mod exit;
 mod img;
 mod kvm;
 mod logging;
+mod monitor;
 mod run;
 
 use std::ffi::{OsStr, OsString};

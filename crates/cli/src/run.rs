@@ -13,6 +13,7 @@ use ferro_machine::{
     Outcome, SerialTarget, VmDescription,
 };
 
+use crate::background::Background;
 use crate::exit;
 
 /// Run a virtual machine in this process.
@@ -87,6 +88,8 @@ pub(crate) struct RunArgs {
     /// End the VM where the guest would reboot
     #[arg(long)]
     no_reboot: bool,
+    #[command(flatten)]
+    background: Background,
 }
 
 impl RunArgs {
@@ -127,14 +130,18 @@ impl RunArgs {
 
     /// Runs the VM to its end.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        let background = self.background.clone();
         let vm = exit::with_code(exit::USAGE, self.describe())?;
-        run_description(&vm)
+        run_description(&vm, &background)
     }
 }
 
 /// Runs a described VM to its end: exit code 0 if its guest switched it off, rebooted or was told to quit.
-pub(crate) fn run_description(vm: &VmDescription) -> anyhow::Result<ExitCode> {
+pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> anyhow::Result<ExitCode> {
     exit::with_code(exit::USAGE, vm.check().map_err(anyhow::Error::new))?;
+    if let Some(code) = background.detach(vm)? {
+        return Ok(code);
+    }
     let mut vm = vm.clone();
     let mut disks = vec![];
     for disk in &mut vm.disks {
@@ -144,7 +151,16 @@ pub(crate) fn run_description(vm: &VmDescription) -> anyhow::Result<ExitCode> {
     }
     let vm = &vm;
     let closing = disks.clone();
-    let outcome = ferro_machine::run(vm, disks)?;
+    let mut begun = Ok(None);
+    let outcome = ferro_machine::run_with(vm, disks, |handle| {
+        begun = background.begun();
+        if begun.is_err() {
+            handle.quit();
+        }
+    });
+    // Removed when the VM has ended, and its file's name with it.
+    let _pid_file = begun?;
+    let outcome = outcome?;
     for (disk, description) in closing.iter().zip(&vm.disks) {
         disk.flush().with_context(|| format!("{}: what the guest wrote may be lost", description.file))?;
     }

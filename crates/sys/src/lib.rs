@@ -2,6 +2,7 @@
 //! crate knows nothing of Ferro: no guest, no image, no network.
 
 mod aligned;
+pub mod daemon;
 pub mod kick;
 pub mod ofd_lock;
 pub mod ring;
