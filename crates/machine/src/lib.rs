@@ -17,6 +17,7 @@ mod memory_map;
 mod network;
 mod run;
 mod serial;
+mod sound;
 mod terminal;
 
 pub use boot::BootError;
@@ -33,3 +34,4 @@ pub use ferro_devices::vga::{Rect, Surface};
 pub use firmware::FirmwareError;
 pub use handle::{Handle, Screen};
 pub use run::{Outcome, RunError, run, run_with};
+pub use sound::AudioTarget;

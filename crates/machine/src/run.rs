@@ -25,6 +25,7 @@ use crate::handle::{Handle, Screen};
 use crate::layout::{self, Arena};
 use crate::network::{self, TapSink};
 use crate::serial;
+use crate::sound::{self, AudioTarget, Sound};
 use crate::terminal::RawTerminal;
 
 /// How a VM ended.
@@ -184,6 +185,7 @@ pub fn run_with(
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
+    let _sound = machine.record_sound()?;
     started(machine.handle());
     let _raw = (description.serial == SerialTarget::Stdio).then(RawTerminal::enter);
     std::thread::scope(|scope| {
@@ -263,6 +265,14 @@ fn made_up_address(name: &str, index: usize) -> MacAddress {
 }
 
 impl Machine {
+    fn record_sound(&self) -> Result<Option<Sound>, RunError> {
+        let (AudioTarget::Wav(path), Some(card)) = (&self.description.audio, &self.board.sound) else {
+            return Ok(None);
+        };
+        let sound = sound::record(path, self.vm.clone(), card.clone());
+        sound.map(Some).map_err(host(format!("write the sound to {}", path.display())))
+    }
+
     fn handle(&self) -> Handle {
         let screen = self.board.vga.clone().map(Screen::new);
         let (keyboard, ide) = (self.board.keyboard.clone(), self.board.ide.clone());
