@@ -75,14 +75,13 @@ fn grub_prompt(accelerator: Accelerator) {
     assert!(line, "the menu has a frame");
     pc.type_keys("c");
     pc.wait_for("grub>");
-    pc.type_text("echo 6*7=$grub_platform\n");
-    pc.wait_for("6*7=pc");
-    // Nothing changes once the guest waits for a key: nothing is to be drawn.
-    pc.wait_until_still();
-    pc.type_text("lsmmap\n");
-    pc.wait_for("available RAM");
+    // No more keys than the firmware keeps for a guest that is slow.
     pc.type_text("ls\n");
     pc.wait_for("(cd) (cd,msdos1)");
+    pc.type_text("lsmmap\n");
+    pc.wait_for("available RAM");
+    // Nothing changes once the guest waits for a key: nothing is to be drawn.
+    pc.wait_until_still();
     pc.finish();
 }
 
@@ -92,6 +91,7 @@ fn grubs_rescue_disc_comes_to_its_prompt_and_takes_commands() {
 }
 
 #[test]
+#[ignore = "minutes: where KVM has no hardware virtualization, it executes a few million instructions a second"]
 fn grubs_rescue_disc_comes_to_its_prompt_on_kvm() {
     if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         println!("skipped: /dev/kvm is missing or may not be used");

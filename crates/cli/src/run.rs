@@ -9,8 +9,8 @@ use ferro_block::image::{ImageSpec, OpenMode, Secrets};
 use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
 use ferro_block::{FileOptions, FileStorage, Storage};
 use ferro_machine::{
-    Accelerator, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, MonitorTarget, NetDescription,
-    Outcome, SerialTarget, VmDescription,
+    Accelerator, AudioTarget, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, MonitorTarget,
+    NetDescription, Outcome, SerialTarget, VmDescription,
 };
 
 use crate::background::Background;
@@ -64,6 +64,9 @@ pub(crate) struct RunArgs {
     /// A network card: tap=NAME[,mac=A][,model=virtio]
     #[arg(long = "net", value_name = "tap=NAME[,…]")]
     nets: Vec<NetDescription>,
+    /// Where sound goes: none, wav=F; with a place to go to there is an AC'97 sound card [default: none]
+    #[arg(long, value_name = "WHERE")]
+    audio: Option<AudioTarget>,
     /// Where the serial port leads: stdio, none, file=F, unix=PATH, tcp=HOST:PORT [default: none]
     #[arg(long, value_name = "WHERE")]
     serial: Option<SerialTarget>,
@@ -109,6 +112,7 @@ impl RunArgs {
         set(&mut vm.accelerator, self.accel);
         set(&mut vm.clock, self.clock);
         set(&mut vm.append, self.append);
+        set(&mut vm.audio, self.audio);
         set(&mut vm.serial, self.serial);
         set(&mut vm.console, self.console);
         vm.monitors.extend(self.monitors);

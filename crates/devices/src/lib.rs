@@ -14,5 +14,6 @@ pub mod ps2;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod sound;
 pub mod vga;
 pub mod virtio;

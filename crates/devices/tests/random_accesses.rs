@@ -12,6 +12,7 @@ use ferro_devices::pci::{ConfigPorts, HostBridge, IsaBridge, PciBus, PciFunction
 use ferro_devices::power::PowerManagement;
 use ferro_devices::rtc::Rtc;
 use ferro_devices::serial::Uart16550;
+use ferro_devices::sound::Ac97;
 use ferro_devices::vga::{Surface, Vga, VideoMemory};
 use ferro_devices::virtio::{Balloon, Block, Console, Net, Rng, VirtioDevice, VirtioPci};
 use ferro_guest::{BusDevice, GuestMemory, InterruptLine, NoInterrupt};
@@ -116,6 +117,24 @@ fn ide_survives_random_registers_packets_and_tables() {
                 let disc = Box::new(CheckedDisk(random.below(4) << 18));
                 let _ = ide.insert(Position { channel: 0, unit: 1 }, disc, random.below(2) == 0);
             }
+        }
+    }
+}
+
+#[test]
+fn the_sound_card_survives_random_registers_and_rings() {
+    for seed in 0..30 {
+        let mut random = Random(seed);
+        let memory = memory();
+        for address in (0..0x10000).step_by(8) {
+            memory.store(address, random.next() & 0xc000_00ff_000f_ffff).unwrap();
+        }
+        let mut card = Ac97::new(memory, Arc::new(NoInterrupt));
+        for _ in 0..100 {
+            poke_function(&mut card, &[(0, 1024), (1, 0x40), (1, 0x40), (1, 256)], 30, &mut random);
+            card.write_bar(1, 0x10, 4, random.below(0x10000));
+            card.write_bar(1, 0x1b, 1, random.next() & 0xfd);
+            card.play(&mut [[0; 2]; 480]);
         }
     }
 }

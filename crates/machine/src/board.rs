@@ -19,6 +19,7 @@ use ferro_devices::power::PowerManagement;
 use ferro_devices::reset::{self, PortA, ResetControl};
 use ferro_devices::rtc::{Rtc, WallClock};
 use ferro_devices::serial::Uart16550;
+use ferro_devices::sound::Ac97;
 use ferro_devices::vga::{self, Vga, VideoMemory};
 use ferro_devices::virtio::{
     Balloon, Block, Console, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice, VirtioPci,
@@ -38,6 +39,7 @@ use crate::layout::{self, Arena};
 use crate::memory_map::{MemoryMap, VideoWindow};
 use crate::monitor::{Drive, DriveKind};
 use crate::serial::{Outgoing, Sender};
+use crate::sound::AudioTarget;
 
 /// A disk as the board gets it: described, and opened.
 pub(crate) struct OpenDisk {
@@ -61,6 +63,7 @@ pub(crate) struct Board {
     pub(crate) ide: Shared<IdeController>,
     pub(crate) vga: Option<Shared<Vga>>,
     pub(crate) keyboard: Shared<I8042>,
+    pub(crate) sound: Option<Shared<Ac97>>,
     map: Arc<MemoryMap>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
@@ -313,6 +316,17 @@ impl Plan<'_> {
         (video > 0).then(|| slots.add(layout::VGA_SLOT, 0, Vga::new(memory())))
     }
 
+    fn add_sound(&self, slots: &mut Slots) -> Option<Shared<Ac97>> {
+        (self.description.audio != AudioTarget::None).then(|| {
+            let slot = slots.next;
+            slots.next += 1;
+            let line = slots.router.line(slot, 0);
+            let mut card = Ac97::new(self.vm.memory().clone(), line);
+            card.config_mut().set_interrupt_line((layout::PCI_IRQ + PirqRouter::wire(slot, 0) as u32) as u8);
+            slots.add(slot, 0, card)
+        })
+    }
+
     /// Wires everything.
     ///
     /// # Errors
@@ -344,6 +358,7 @@ impl Plan<'_> {
             function,
             bar: vga::FRAMEBUFFER_BAR,
         });
+        let sound = self.add_sound(&mut slots);
         let map = MemoryMap::new(vm.clone(), self.arena, bridge.clone(), window);
         let pci = Arc::new(PciBus::new(slots.functions));
         pci.observe(map.clone());
@@ -377,6 +392,7 @@ impl Plan<'_> {
             ide,
             vga,
             keyboard,
+            sound,
             map,
             serial,
             serial_out,

@@ -27,6 +27,7 @@ struct File {
     disk: Vec<Disk>,
     #[serde(default)]
     net: Vec<Net>,
+    audio: Option<String>,
     serial: Option<String>,
     console: Option<String>,
     monitor: Option<OneOrMore>,
@@ -135,6 +136,7 @@ impl File {
         set(&mut vm.memory, self.memory).map_err(refuse("memory"))?;
         set(&mut vm.accelerator, self.accel).map_err(refuse("accel"))?;
         set(&mut vm.clock, self.clock).map_err(refuse("clock"))?;
+        set(&mut vm.audio, self.audio).map_err(refuse("audio"))?;
         set(&mut vm.serial, self.serial).map_err(refuse("serial"))?;
         set(&mut vm.console, self.console).map_err(refuse("console"))?;
         vm.monitors = monitors(self.monitor).map_err(refuse("monitor"))?;

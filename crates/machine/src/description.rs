@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::boot_order::BootOrder;
+use crate::sound::AudioTarget;
 
 /// A value that can't be used, with what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -437,6 +438,8 @@ pub struct VmDescription {
     pub disks: Vec<DiskDescription>,
     /// Network cards, in order.
     pub nets: Vec<NetDescription>,
+    /// Where sound goes.
+    pub audio: AudioTarget,
     /// The first serial port.
     pub serial: SerialTarget,
     /// The virtio console (`hvc0` in Linux); the board has one only if it leads somewhere.
@@ -471,6 +474,7 @@ impl Default for VmDescription {
             vga: None,
             disks: vec![],
             nets: vec![],
+            audio: AudioTarget::default(),
             serial: SerialTarget::default(),
             console: SerialTarget::default(),
             monitors: vec![],

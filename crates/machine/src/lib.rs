@@ -19,6 +19,7 @@ mod monitor;
 mod network;
 mod run;
 mod serial;
+mod sound;
 mod terminal;
 
 pub use boot::BootError;
@@ -35,3 +36,4 @@ pub use ferro_devices::vga::{Rect, Surface};
 pub use firmware::FirmwareError;
 pub use handle::{Handle, Screen};
 pub use run::{Outcome, RunError, run, run_with};
+pub use sound::AudioTarget;

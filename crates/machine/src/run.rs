@@ -29,6 +29,7 @@ use crate::layout::{self, Arena};
 use crate::monitor::{self, Language, Operator, Parts, Subscribers, TerminalSession};
 use crate::network::{self, TapSink};
 use crate::serial;
+use crate::sound::{self, AudioTarget, Sound};
 use crate::terminal::RawTerminal;
 
 /// How a VM ended.
@@ -211,6 +212,7 @@ pub fn run_with(
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
+    let _sound = machine.record_sound()?;
     started(machine.handle());
     let terminal = [&description.serial, &description.console].contains(&&SerialTarget::Stdio);
     let _raw = (terminal || monitors.is_some()).then(RawTerminal::enter);
@@ -300,6 +302,14 @@ fn made_up_address(name: &str, index: usize) -> MacAddress {
 }
 
 impl Machine {
+    fn record_sound(&self) -> Result<Option<Sound>, RunError> {
+        let (AudioTarget::Wav(path), Some(card)) = (&self.description.audio, &self.board.sound) else {
+            return Ok(None);
+        };
+        let sound = sound::record(path, self.vm.clone(), card.clone());
+        sound.map(Some).map_err(host(format!("write the sound to {}", path.display())))
+    }
+
     fn handle(&self) -> Handle {
         let screen = self.board.vga.clone().map(Screen::new);
         let (keyboard, ide) = (self.board.keyboard.clone(), self.board.ide.clone());
