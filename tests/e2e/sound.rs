@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ferro_machine::{Accelerator, AudioTarget};
 use support::pc::{Pc, description};
-use support::{Vm, guest};
+use support::{Vm, ferro, guest, output};
 
 const RESCUE: &str = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso";
 const RATE: usize = 48_000;
@@ -50,13 +50,16 @@ fn grub_plays_through_the_pc_speaker() {
     let folder = tempfile::tempdir().unwrap();
     let recording = folder.path().join("grub.wav");
     let audio = AudioTarget::Wav(recording.clone());
-    let mut pc = Pc::start(
-        ferro_machine::VmDescription { audio, ..description(Accelerator::Soft, RESCUE.as_ref()) },
-        RESCUE.as_ref(),
-    );
+    let (socket, captured) = (folder.path().join("monitor"), folder.path().join("captured.wav"));
+    let monitors = vec![ferro_machine::MonitorTarget::Unix(socket.clone())];
+    let described = description(Accelerator::Soft, RESCUE.as_ref());
+    let mut pc = Pc::start(ferro_machine::VmDescription { audio, monitors, ..described }, RESCUE.as_ref());
+    let monitor = |line: &str| output(ferro(&["monitor"]).arg(&socket).arg(line));
     pc.wait_for("Memtest86+");
     pc.type_keys("c");
     pc.wait_for("grub>");
+    monitor(&format!("wavcapture {} 48000 16 2", captured.display()));
+    assert!(monitor("info capture").contains("(48000,16,2)"));
     // At 60 beats a minute: 440 Hz for one.
     pc.type_text("play 60 440 1\n");
     // A key would end it: the next prompt tells that it is over.
@@ -65,8 +68,11 @@ fn grub_plays_through_the_pc_speaker() {
         let played = contents.iter().position(|line| line == "grub> play 60 440 1");
         played.is_some_and(|at| contents[at + 1..].iter().any(|line| line == "grub>"))
     });
+    monitor("stopcapture 0");
+    assert_eq!(monitor("info capture").lines().count(), 1, "what --audio records goes on");
     pc.finish();
     assert_eq!(dominant(&recorded(&recording)), 440);
+    assert_eq!(dominant(&recorded(&captured)), 440);
 }
 
 #[test]

@@ -29,7 +29,7 @@ use crate::layout::{self, Arena};
 use crate::monitor::{self, Language, Operator, Parts, Subscribers, TerminalSession};
 use crate::network::{self, TapSink};
 use crate::serial;
-use crate::sound::{self, AudioTarget, Sound};
+use crate::sound::{AudioTarget, Recorder, WaveForm};
 use crate::terminal::RawTerminal;
 
 /// How a VM ended.
@@ -105,6 +105,7 @@ struct Machine {
     description: VmDescription,
     debugger: Arc<Mutex<Option<Stub>>>,
     subscribers: Arc<Subscribers>,
+    recorder: Arc<Recorder>,
 }
 
 /// What the boot CPU begins with.
@@ -174,6 +175,7 @@ pub fn run_with(
     });
     let debugger = Arc::new(Mutex::new(debugger.transpose()?));
     let description = description.clone();
+    let recorder = Recorder::new(vm.clone(), board.sound.clone());
     let machine = Machine {
         vm,
         control: control.clone(),
@@ -183,6 +185,7 @@ pub fn run_with(
         description,
         debugger,
         subscribers: Arc::default(),
+        recorder,
     };
     let description = &machine.description;
     let start = machine.boot_registers()?;
@@ -212,7 +215,7 @@ pub fn run_with(
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
-    let _sound = machine.record_sound()?;
+    machine.record_sound()?;
     started(machine.handle());
     let terminal = [&description.serial, &description.console].contains(&&SerialTarget::Stdio);
     let _raw = (terminal || monitors.is_some()).then(RawTerminal::enter);
@@ -302,12 +305,10 @@ fn made_up_address(name: &str, index: usize) -> MacAddress {
 }
 
 impl Machine {
-    fn record_sound(&self) -> Result<Option<Sound>, RunError> {
-        let (AudioTarget::Wav(path), Some(card)) = (&self.description.audio, &self.board.sound) else {
-            return Ok(None);
-        };
-        let sound = sound::record(path, self.vm.clone(), card.clone());
-        sound.map(Some).map_err(host(format!("write the sound to {}", path.display())))
+    fn record_sound(&self) -> Result<(), RunError> {
+        let AudioTarget::Wav(path) = &self.description.audio else { return Ok(()) };
+        let started = self.recorder.start(path, WaveForm::default());
+        started.map_err(host(format!("write the sound to {}", path.display())))
     }
 
     fn handle(&self) -> Handle {
@@ -356,6 +357,7 @@ impl Machine {
             balloon: board.balloon.clone(),
             cards: cards.collect(),
             drives: board.drives.clone(),
+            recorder: self.recorder.clone(),
             debugger: self.debugger.clone(),
             memory: description.memory.0,
             prelaunch: description.paused,
@@ -441,6 +443,7 @@ impl Machine {
                 Some(Event::Quit) | None => Outcome::Quit,
             };
             self.control.pause();
+            self.recorder.end();
             self.board.serial_out.drain();
             self.board.console.iter().for_each(|(_, outgoing)| outgoing.drain());
             if let Some(debugger) = &*lock(&self.debugger) {

@@ -1,11 +1,10 @@
-//! Where sound goes: a WAV file that a thread fills as the VM's time goes by.
+//! Where sound goes: WAV files that a thread fills as the VM's time goes by.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ferro_devices::sound::{Ac97, Frame, Mixer, RATE};
@@ -43,93 +42,202 @@ impl FromStr for AudioTarget {
     }
 }
 
+/// The form of a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaveForm {
+    /// Samples a second.
+    pub(crate) frequency: u32,
+    /// Bits a sample: 8 or 16.
+    pub(crate) bits: u16,
+    /// 1 or 2.
+    pub(crate) channels: u16,
+}
+
+impl Default for WaveForm {
+    fn default() -> Self {
+        Self { frequency: RATE, bits: 16, channels: 2 }
+    }
+}
+
+impl WaveForm {
+    fn bytes_per_frame(self) -> u16 {
+        self.channels * (self.bits / 8)
+    }
+
+    /// The header of a file with `len` bytes of sound (RIFF WAVE, PCM).
+    fn header(self, len: u32) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        let mut set = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
+        let frame = self.bytes_per_frame();
+        set(0, b"RIFF");
+        set(4, &len.saturating_add(HEADER as u32 - 8).to_le_bytes());
+        set(8, b"WAVEfmt ");
+        set(16, &16_u32.to_le_bytes());
+        // PCM, channels, bytes a second, bytes a frame, bits a sample.
+        set(20, &1_u16.to_le_bytes());
+        set(22, &self.channels.to_le_bytes());
+        set(24, &self.frequency.to_le_bytes());
+        set(28, &(self.frequency * u32::from(frame)).to_le_bytes());
+        set(32, &frame.to_le_bytes());
+        set(34, &self.bits.to_le_bytes());
+        set(36, b"data");
+        set(40, &len.to_le_bytes());
+        bytes
+    }
+
+    /// A frame in this form.
+    fn put(self, frame: Frame, into: &mut Vec<u8>) {
+        let [left, right] = frame;
+        let mixed = [((i32::from(left) + i32::from(right)) / 2) as i16];
+        let samples: &[i16] = if self.channels == 1 { &mixed } else { &frame };
+        for sample in samples {
+            match self.bits {
+                // Eight bits are unsigned in WAV.
+                8 => into.push(((sample >> 8) as u8) ^ 0x80),
+                _ => into.extend(sample.to_le_bytes()),
+            }
+        }
+    }
+}
+
 /// A WAV file being written.
 struct Wav {
     file: File,
+    form: WaveForm,
     /// Bytes of sound.
     len: u32,
-}
-
-/// The header of a file with `len` bytes of sound (RIFF WAVE, PCM).
-fn header(len: u32) -> [u8; HEADER] {
-    let mut bytes = [0; HEADER];
-    let mut set = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
-    set(0, b"RIFF");
-    set(4, &len.saturating_add(HEADER as u32 - 8).to_le_bytes());
-    set(8, b"WAVEfmt ");
-    set(16, &16_u32.to_le_bytes());
-    // PCM, two channels, bytes a second, bytes a frame, bits a sample.
-    set(20, &[1, 0, 2, 0]);
-    set(24, &RATE.to_le_bytes());
-    set(28, &(RATE * 4).to_le_bytes());
-    set(32, &[4, 0, 16, 0]);
-    set(36, b"data");
-    set(40, &len.to_le_bytes());
-    bytes
+    /// The frame before, and where between it and the next one the file's next frame lies: 0 to 1 in units of the VM's.
+    before: Frame,
+    position: f64,
 }
 
 impl Wav {
-    fn create(path: &Path) -> io::Result<Self> {
+    fn create(path: &Path, form: WaveForm) -> io::Result<Self> {
         let mut file = File::create(path)?;
-        file.write_all(&header(0))?;
-        Ok(Self { file, len: 0 })
+        file.write_all(&form.header(0))?;
+        Ok(Self { file, form, len: 0, before: [0; 2], position: 1.0 })
     }
 
     /// Adds frames; the file is whole after each call. What four gigabytes can't hold is left out.
     fn add(&mut self, frames: &[Frame]) -> io::Result<()> {
-        let bytes: Vec<u8> = frames.iter().flatten().flat_map(|sample| sample.to_le_bytes()).collect();
+        let mut bytes = vec![];
+        let step = f64::from(RATE) / f64::from(self.form.frequency);
+        for &frame in frames {
+            while self.position <= 1.0 {
+                let between = |channel: usize| {
+                    let (from, to) = (f64::from(self.before[channel]), f64::from(frame[channel]));
+                    (from + (to - from) * self.position) as i16
+                };
+                self.form.put([between(0), between(1)], &mut bytes);
+                self.position += step;
+            }
+            self.position -= 1.0;
+            self.before = frame;
+        }
         let Some(len) = self.len.checked_add(bytes.len() as u32).filter(|len| *len <= u32::MAX - HEADER as u32) else {
             return Ok(());
         };
         self.file.write_all(&bytes)?;
         self.len = len;
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&header(len))?;
+        self.file.write_all(&self.form.header(len))?;
         self.file.seek(SeekFrom::End(0)).map(drop)
     }
 }
 
-/// Ends the sound when it is dropped, with the last piece of it.
-pub(crate) struct Sound {
-    ended: Arc<AtomicBool>,
+/// A recording that is running.
+struct Recording {
+    name: String,
+    wav: Wav,
+}
+
+#[derive(Default)]
+struct Recordings {
+    running: Vec<Recording>,
     thread: Option<std::thread::JoinHandle<()>>,
+    ended: bool,
 }
 
-impl Drop for Sound {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Release);
-        drop(self.thread.take().map(std::thread::JoinHandle::join));
+/// Records what a VM plays. It costs nothing while there is no recording.
+pub(crate) struct Recorder {
+    vm: Arc<dyn Vm>,
+    card: Option<Shared<Ac97>>,
+    recordings: Mutex<Recordings>,
+}
+
+impl Recorder {
+    /// A recorder without a recording.
+    pub(crate) fn new(vm: Arc<dyn Vm>, card: Option<Shared<Ac97>>) -> Arc<Self> {
+        Arc::new(Self { vm, card, recordings: Mutex::default() })
     }
-}
 
-/// Begins to take the sound of a VM.
-///
-/// # Errors
-/// A file that can't be made, or no more threads.
-pub(crate) fn record(path: &Path, vm: Arc<dyn Vm>, card: Shared<Ac97>) -> io::Result<Sound> {
-    let mut wav = Wav::create(path)?;
-    let ended = Arc::new(AtomicBool::new(false));
-    let told = ended.clone();
-    let name = path.display().to_string();
-    let work = move || {
-        let mut mixer = Mixer::default();
-        loop {
-            let last = told.load(Ordering::Acquire);
-            let frames = mixer.advance(vm.clock().now(), vm.speaker(), |frames| lock(&card).play(frames));
-            if !frames.is_empty()
-                && let Err(error) = wav.add(frames)
-            {
-                warn!("cannot write the sound to {name}: {error}; it ends here");
-                return;
-            }
-            if last {
-                return;
-            }
-            std::thread::sleep(PIECE);
+    /// Begins a recording.
+    ///
+    /// # Errors
+    /// A file that can't be made, or no more threads.
+    pub(crate) fn start(self: &Arc<Self>, path: &Path, form: WaveForm) -> io::Result<()> {
+        let wav = Wav::create(path, form)?;
+        let mut recordings = lock(&self.recordings);
+        recordings.running.push(Recording { name: path.display().to_string(), wav });
+        if recordings.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished) {
+            let recorder = self.clone();
+            recordings.thread = Some(std::thread::Builder::new().name("sound".into()).spawn(move || recorder.work())?);
         }
-    };
-    let thread = Some(std::thread::Builder::new().name("sound".into()).spawn(work)?);
-    Ok(Sound { ended, thread })
+        Ok(())
+    }
+
+    /// Ends a recording by its place in the list. False if there is none.
+    pub(crate) fn stop(&self, index: usize) -> bool {
+        let mut recordings = lock(&self.recordings);
+        let there = index < recordings.running.len();
+        if there {
+            recordings.running.remove(index);
+        }
+        there
+    }
+
+    /// The files that are written, their forms, and bytes of sound in them.
+    pub(crate) fn list(&self) -> Vec<(String, WaveForm, u32)> {
+        lock(&self.recordings).running.iter().map(|one| (one.name.clone(), one.wav.form, one.wav.len)).collect()
+    }
+
+    /// Ends all recordings, with the last piece of sound.
+    pub(crate) fn end(&self) {
+        let mut recordings = lock(&self.recordings);
+        recordings.ended = true;
+        let thread = recordings.thread.take();
+        drop(recordings);
+        // A panic in that thread was printed by it already.
+        drop(thread.map(std::thread::JoinHandle::join));
+    }
+
+    /// Takes sound as the VM's time goes by, until nobody records any more.
+    fn work(&self) {
+        let mut mixer = Mixer::default();
+        // What was played before isn't heard.
+        mixer.advance(self.vm.clock().now(), None, |_| {});
+        loop {
+            std::thread::sleep(PIECE);
+            let mut recordings = lock(&self.recordings);
+            let frames = mixer.advance(self.vm.clock().now(), self.vm.speaker(), |frames| {
+                if let Some(card) = &self.card {
+                    lock(card).play(frames);
+                }
+            });
+            recordings.running.retain_mut(|Recording { name, wav }| match wav.add(frames) {
+                Ok(()) => true,
+                Err(error) => {
+                    warn!("cannot write the sound to {name}: {error}; it ends here");
+                    false
+                }
+            });
+            if recordings.ended || recordings.running.is_empty() {
+                recordings.running.clear();
+                recordings.thread = None;
+                return;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +247,7 @@ mod tests {
     #[test]
     fn a_file_is_whole_after_each_piece() {
         let path = std::env::temp_dir().join(format!("ferro-wav-{}", std::process::id()));
-        let mut wav = Wav::create(&path).unwrap();
+        let mut wav = Wav::create(&path, WaveForm::default()).unwrap();
         for _ in 0..2 {
             wav.add(&[[1, 2], [-1, -2]]).unwrap();
         }
@@ -147,6 +255,12 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!((bytes.len(), &bytes[..4], &bytes[8..12]), (44 + 16, &b"RIFF"[..], &b"WAVE"[..]));
         assert_eq!(bytes[40..52], [16, 0, 0, 0, 1, 0, 2, 0, 0xff, 0xff, 0xfe, 0xff]);
+        let mono = WaveForm { frequency: RATE / 2, bits: 8, channels: 1 };
+        let mut wav = Wav::create(&path, mono).unwrap();
+        wav.add(&[[0x4000, 0x4000]; 480]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((bytes.len(), bytes[44 + 100]), (44 + 240, 0xc0), "half as many, one channel, unsigned");
         assert_eq!("wav=a.wav".parse(), Ok(AudioTarget::Wav("a.wav".into())));
         assert!("alsa".parse::<AudioTarget>().is_err() && "wav".parse::<AudioTarget>().is_err());
     }

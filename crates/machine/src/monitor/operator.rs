@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ferro_console::keys;
 use ferro_console::monitor::{
-    BalloonInfo, Command, Event, MouseButtons, NetworkInfo, NetworkLink, OperationError, Reply, RunState, Screenshot,
-    VncInfo,
+    BalloonInfo, CaptureInfo, Command, Event, MouseButtons, NetworkInfo, NetworkLink, OperationError, Reply, RunState, Screenshot,
+    VncInfo, Wave,
 };
 use ferro_devices::pci::PowerFunction;
 use ferro_devices::ps2::{Buttons, Key};
@@ -19,6 +19,7 @@ use crate::Handle;
 use crate::bus::{MachineBus, Shared, lock};
 use crate::control::Control;
 use crate::gdb::Stub;
+use crate::sound::{Recorder, WaveForm};
 
 /// What the operator reaches of a VM.
 pub(crate) struct Parts {
@@ -30,6 +31,7 @@ pub(crate) struct Parts {
     pub(crate) balloon: Shared<VirtioPci<Balloon>>,
     pub(crate) cards: Vec<(NetworkInfo, Shared<VirtioPci<Net>>)>,
     pub(crate) drives: Arc<[Drive]>,
+    pub(crate) recorder: Arc<Recorder>,
     pub(crate) debugger: Arc<Mutex<Option<Stub>>>,
     /// Bytes of RAM.
     pub(crate) memory: u64,
@@ -43,6 +45,7 @@ pub(crate) struct Operator {
     pub(super) handle: Handle,
     pub(super) bus: Arc<MachineBus>,
     pub(super) drives: Arc<[Drive]>,
+    recorder: Arc<Recorder>,
     pub(super) subscribers: Arc<Subscribers>,
     name: String,
     vm: Arc<dyn Vm>,
@@ -78,6 +81,7 @@ impl Operator {
             handle: parts.handle,
             bus: parts.bus,
             drives: parts.drives,
+            recorder: parts.recorder,
             subscribers,
             name: parts.name,
             vm: parts.vm,
@@ -131,6 +135,8 @@ impl Operator {
             Command::Screenshot(screenshot) => self.screenshot(&screenshot),
             Command::Balloon { bytes } => self.set_balloon(bytes),
             Command::SetLink(link) => self.set_link(&link),
+            Command::StartCapture(wave) => self.start_capture(&wave),
+            Command::StopCapture { index } => self.stop_capture(index),
             Command::GdbServer { address } => self.gdb_server(address.as_deref()),
             command => self.query(&command),
         }
@@ -159,7 +165,7 @@ impl Operator {
                 let given = u64::from(lock(&self.balloon).device().actual()) << 12;
                 Reply::Balloon(BalloonInfo { actual: self.memory.saturating_sub(given) })
             }
-            Command::QueryCaptures => Reply::Captures(vec![]),
+            Command::QueryCaptures => Reply::Captures(self.captures()),
             Command::QueryJobs => Reply::Jobs(vec![]),
             Command::QueryChardev => Reply::Chardev(vec![]),
             Command::SaveVm { .. }
@@ -169,7 +175,6 @@ impl Operator {
                 return Err(unsupported("saving the whole VM"));
             }
             Command::QuerySnapshots => return Err(unsupported("saving the whole VM")),
-            Command::StartCapture(_) | Command::StopCapture { .. } => return Err(unsupported("recording sound")),
             Command::ChangeVncPassword { .. } => return Err(unsupported("VNC")),
             Command::Throttle { .. } => return Err(unsupported("changing a drive's limits")),
             Command::Commit { .. } | Command::SnapshotDrive { .. } => {
@@ -251,6 +256,29 @@ impl Operator {
         let written = if *png { write_png(path, &picture) } else { std::fs::write(path, picture.to_ppm()) };
         written.map_err(|error| OperationError::new(format!("cannot write {path}: {error}")))?;
         Ok(Reply::Done)
+    }
+
+    fn start_capture(&self, wave: &Wave) -> Result {
+        let Wave { path, frequency, bits, channels } = wave;
+        let form = WaveForm { frequency: *frequency, bits: *bits, channels: *channels };
+        let started = self.recorder.start(path.as_ref(), form);
+        started.map_err(|error| OperationError::new(format!("cannot write {path}: {error}")))?;
+        Ok(Reply::Done)
+    }
+
+    fn stop_capture(&self, index: usize) -> Result {
+        if self.recorder.stop(index) {
+            return Ok(Reply::Done);
+        }
+        Err(OperationError::new(format!("there is no recording {index}: info capture lists them")))
+    }
+
+    fn captures(&self) -> Vec<CaptureInfo> {
+        let one = |(path, form, bytes): (String, WaveForm, u32)| {
+            let WaveForm { frequency, bits, channels } = form;
+            CaptureInfo { wave: Wave { path, frequency, bits, channels }, bytes: u64::from(bytes) }
+        };
+        self.recorder.list().into_iter().map(one).collect()
     }
 
     fn set_balloon(&self, bytes: u64) -> Result {

@@ -338,9 +338,15 @@ fn key(word: &str) -> Option<Key> {
 }
 
 fn wave_capture(a: &Arguments) -> Built {
-    let frequency = a.optional_number("frequency").unwrap_or(44_100);
-    let bits = a.optional_number("bits").unwrap_or(16);
-    let channels = a.optional_number("channels").unwrap_or(2);
+    let numbers = ["frequency", "bits", "channels"].map(|name| a.optional_number(name));
+    // The name of an audio device may be left away: there is one.
+    let numbers = match a.optional_text("audiodev").and_then(|text| text.parse().ok()) {
+        Some(frequency) => [Some(frequency), numbers[0], numbers[1]],
+        None => numbers,
+    };
+    let frequency = numbers[0].unwrap_or(44_100);
+    let bits = numbers[1].unwrap_or(16);
+    let channels = numbers[2].unwrap_or(2);
     if !(1000..=192_000).contains(&frequency) {
         return Err("frequency: 1000 to 192000".into());
     }
