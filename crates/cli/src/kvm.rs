@@ -493,8 +493,19 @@ mod tests {
     }
 
     #[test]
+    fn monitors_are_where_qemu_has_them() {
+        let vm = read("-kernel k -monitor tcp::8888 -qmp unix:/tmp/q,server,nowait -serial mon:stdio").unwrap();
+        let tcp = MonitorTarget::Tcp("127.0.0.1:8888".into());
+        assert_eq!(vm.monitors, [tcp, MonitorTarget::Stdio]);
+        assert_eq!((vm.qmps, vm.serial), (vec![MonitorTarget::Unix("/tmp/q".into())], SerialTarget::Stdio));
+        assert_eq!(read("-kernel k -nographic").unwrap().monitors, [MonitorTarget::Stdio]);
+        assert_eq!(read("-kernel k -nographic -monitor none").unwrap().monitors, []);
+        assert!(read("-kernel k -monitor vc").unwrap_err().contains("tcp:HOST:PORT"));
+    }
+
+    #[test]
     fn what_isnt_there_is_refused_by_name() {
-        for flag in ["-vnc :0", "-monitor stdio", "-option-rom x", "-loadvm s", "-daemonize", "-usb"] {
+        for flag in ["-vnc :0", "-option-rom x", "-loadvm s", "-usb", "-fda f"] {
             let error = read(&format!("-kernel k {flag}")).unwrap_err();
             let name = flag.split(' ').next().unwrap();
             assert!(error.starts_with(&format!("{name}: ")) && error.len() > name.len() + 10, "{flag}: {error}");

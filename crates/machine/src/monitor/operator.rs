@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ferro_console::keys;
 use ferro_console::monitor::{
-    BalloonInfo, CaptureInfo, Command, Event, MouseButtons, NetworkInfo, NetworkLink, OperationError, Reply, RunState, Screenshot,
-    VncInfo, Wave,
+    BalloonInfo, CaptureInfo, Command, Event, MouseButtons, NetworkInfo, NetworkLink, OperationError, Reply, RunState,
+    Screenshot, VncInfo, Wave,
 };
 use ferro_devices::pci::PowerFunction;
 use ferro_devices::ps2::{Buttons, Key};
