@@ -19,7 +19,9 @@ mod monitor;
 mod network;
 mod run;
 mod serial;
+mod socket;
 mod terminal;
+mod vnc;
 
 pub use boot::BootError;
 pub use boot_order::{BootDevice, BootOrder};
@@ -35,3 +37,4 @@ pub use ferro_devices::vga::{Rect, Surface};
 pub use firmware::FirmwareError;
 pub use handle::{Handle, Screen};
 pub use run::{Outcome, RunError, run, run_with};
+pub use vnc::{VncPlace, VncTarget};
