@@ -493,8 +493,18 @@ mod tests {
     }
 
     #[test]
+    fn the_screen_goes_to_vnc_with_a_monitor_beside_it() {
+        let vm = read("-hda x -vnc :0,password=on -monitor tcp::8888").unwrap();
+        let vnc = vm.vnc.as_ref().unwrap();
+        assert_eq!((vnc.place.to_string().as_str(), vnc.password), ("127.0.0.1:5900", true));
+        assert_eq!((vm.check(), vm.has_vga()), (Ok(()), true));
+        assert_eq!(read("-hda x -display vnc=:2").unwrap().vnc.unwrap().place.to_string(), "127.0.0.1:5902");
+        assert_eq!(read("-hda x -vnc none").unwrap().vnc, None);
+    }
+
+    #[test]
     fn what_isnt_there_is_refused_by_name() {
-        for flag in ["-spice port=1", "-monitor stdio", "-option-rom x", "-loadvm s", "-daemonize", "-usb"] {
+        for flag in ["-spice port=1", "-option-rom x", "-loadvm s", "-daemonize", "-usb"] {
             let error = read(&format!("-kernel k {flag}")).unwrap_err();
             let name = flag.split(' ').next().unwrap();
             assert!(error.starts_with(&format!("{name}: ")) && error.len() > name.len() + 10, "{flag}: {error}");

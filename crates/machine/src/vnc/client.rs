@@ -34,7 +34,7 @@ pub(super) enum Message {
 ///
 /// # Errors
 /// A thread, another descriptor or random numbers that can't be had.
-pub(super) fn start<C: Client>(server: Arc<Server>, stream: C, who: VncClient) -> io::Result<()> {
+pub(super) fn start<C: Client>(server: &Arc<Server>, stream: C, who: VncClient) -> io::Result<()> {
     stream.limit_writes()?;
     let (mut readable, control) = (stream.second()?, stream.second()?);
     let settings = server.settings()?;

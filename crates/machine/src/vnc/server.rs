@@ -134,7 +134,7 @@ impl Server {
             stream.hang_up();
             return;
         }
-        if let Err(error) = client::start(self.clone(), stream, who) {
+        if let Err(error) = client::start(self, stream, who) {
             debug!("VNC: a client is lost: {error}");
         }
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rfb::Picture;
 
 const SIZE: (usize, usize) = (64, 48);
 
