@@ -24,13 +24,13 @@ pub(crate) struct KvmArgs {
 
 const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
-[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -display none, -net nic[,macaddr=A],
+[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on], -display none, -net nic[,macaddr=A],
 -net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
 -no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
 const REFUSED: &[(&[&str], &str)] = &[
-    (&["vnc", "spice", "sdl", "full-screen"], "nothing shows the screen yet: use -nographic and a serial console"),
+    (&["spice", "sdl", "full-screen"], "the screen is shown over VNC: say -vnc :0, and connect a viewer"),
     (&["mon", "chardev"], "say where the monitor is with -monitor or -qmp"),
     (&["option-rom"], "the board has its option ROM: leave it away"),
     (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
@@ -138,6 +138,7 @@ const VALUED: &[&str] = &[
     "boot",
     "bios",
     "vga",
+    "vnc",
 ];
 
 impl Reader {
@@ -197,8 +198,13 @@ impl Reader {
             "M" | "machine" => return self.machine(value),
             "cpu" if matches!(value, "host" | "max" | "qemu64" | "kvm64") => {}
             "cpu" => bail!("there is one kind of CPU: leave the flag away, or say host"),
+            "vnc" if value == "none" => self.vm.vnc = None,
+            "vnc" => self.vm.vnc = Some(value.parse()?),
             "display" | "parallel" if value == "none" => {}
-            "display" => bail!("nothing shows the screen yet: say none"),
+            "display" => match value.strip_prefix("vnc=") {
+                Some(place) => self.vm.vnc = Some(place.parse()?),
+                None => bail!("the screen is shown over VNC: say none, or vnc=:0"),
+            },
             _ => bail!("there is no such port: say none"),
         }
         Ok(())
@@ -504,8 +510,18 @@ mod tests {
     }
 
     #[test]
+    fn the_screen_goes_to_vnc_with_a_monitor_beside_it() {
+        let vm = read("-hda x -vnc :0,password=on -monitor tcp::8888").unwrap();
+        let vnc = vm.vnc.as_ref().unwrap();
+        assert_eq!((vnc.place.to_string().as_str(), vnc.password), ("127.0.0.1:5900", true));
+        assert_eq!((vm.check(), vm.has_vga()), (Ok(()), true));
+        assert_eq!(read("-hda x -display vnc=:2").unwrap().vnc.unwrap().place.to_string(), "127.0.0.1:5902");
+        assert_eq!(read("-hda x -vnc none").unwrap().vnc, None);
+    }
+
+    #[test]
     fn what_isnt_there_is_refused_by_name() {
-        for flag in ["-vnc :0", "-option-rom x", "-loadvm s", "-usb", "-fda f"] {
+        for flag in ["-spice port=1", "-option-rom x", "-loadvm s", "-usb", "-fda f"] {
             let error = read(&format!("-kernel k {flag}")).unwrap_err();
             let name = flag.split(' ').next().unwrap();
             assert!(error.starts_with(&format!("{name}: ")) && error.len() > name.len() + 10, "{flag}: {error}");

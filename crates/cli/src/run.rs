@@ -10,7 +10,7 @@ use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
 use ferro_block::{FileOptions, FileStorage, Storage};
 use ferro_machine::{
     Accelerator, AudioTarget, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, MonitorTarget,
-    NetDescription, Outcome, SerialTarget, VmDescription,
+    NetDescription, Outcome, SerialTarget, VmDescription, VncTarget,
 };
 
 use crate::background::Background;
@@ -79,6 +79,9 @@ pub(crate) struct RunArgs {
     /// A monitor for programs (QMP): unix:PATH, tcp:HOST:PORT
     #[arg(long = "qmp", value_name = "WHERE")]
     qmps: Vec<MonitorTarget>,
+    /// Show the screen to VNC viewers: [HOST]:DISPLAY or unix:PATH, then [,password-file=F][,password=on]
+    #[arg(long, value_name = "WHERE")]
+    vnc: Option<VncTarget>,
     /// Let gdb connect: tcp:HOST:PORT, such as tcp:127.0.0.1:1234
     #[arg(long, value_name = "WHERE")]
     gdb: Option<GdbAddress>,
@@ -125,6 +128,7 @@ impl RunArgs {
         vm.disks.extend(self.disks);
         vm.disks.extend(self.cdroms.into_iter().map(DiskDescription::cdrom));
         vm.nets.extend(self.nets);
+        vm.vnc = self.vnc.or(vm.vnc);
         vm.gdb = self.gdb.or(vm.gdb);
         vm.paused |= self.paused;
         vm.insecure |= self.insecure;

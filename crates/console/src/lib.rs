@@ -1,5 +1,6 @@
-//! How people and programs reach a running VM: the monitor in its two languages. Protocols only: bytes come in as
-//! arguments, bytes and commands go out as results. No sockets, clocks or threads; no VM is known here.
+//! How people and programs reach a running VM: the monitor in its two languages, and the screen over VNC. Protocols only:
+//! bytes come in as arguments, bytes and commands go out as results. No sockets, clocks or threads; no VM is known here.
 
 pub mod keys;
 pub mod monitor;
+pub mod rfb;

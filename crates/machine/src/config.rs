@@ -32,6 +32,7 @@ struct File {
     console: Option<String>,
     monitor: Option<OneOrMore>,
     qmp: Option<OneOrMore>,
+    vnc: Option<String>,
     gdb: Option<String>,
     insecure: Option<bool>,
     no_reboot: Option<bool>,
@@ -148,6 +149,10 @@ impl File {
         vm.firmware = self.firmware.map(|firmware| folder.join(firmware));
         set(&mut vm.boot, self.boot).map_err(refuse("boot"))?;
         vm.vga = self.vga;
+        vm.vnc = self.vnc.map(|vnc| vnc.parse()).transpose().map_err(refuse("vnc"))?;
+        if let Some(file) = vm.vnc.as_mut().and_then(|vnc| vnc.password_file.as_mut()) {
+            *file = folder.join(&*file);
+        }
         vm.gdb = self.gdb.map(|gdb| gdb.parse()).transpose().map_err(refuse("gdb"))?;
         vm.insecure = self.insecure.unwrap_or_default();
         vm.no_reboot = self.no_reboot.unwrap_or_default();
@@ -231,6 +236,7 @@ mod tests {
             append = "console=ttyS0"
             serial = "stdio"
             no-reboot = true
+            vnc = ":3,password-file=secret"
             [[disk]]
             file = "root.qcow2"
             readonly = true
@@ -247,6 +253,9 @@ mod tests {
         assert_eq!((vm.accelerator, vm.serial, vm.no_reboot), (Accelerator::Soft, SerialTarget::Stdio, true));
         assert_eq!(vm.kernel.as_deref(), Some(Path::new("/vms/vmlinuz")));
         assert_eq!((vm.disks[0].file.as_str(), vm.disks[0].read_only), ("/vms/root.qcow2", true));
+        let vnc = vm.vnc.unwrap();
+        assert_eq!(vnc.place, crate::VncPlace::Tcp("127.0.0.1:5903".into()));
+        assert_eq!(vnc.password_file.as_deref(), Some(Path::new("/vms/secret")));
         assert_eq!(vm.disks[1].file, "nbd://127.0.0.1/x");
         assert_eq!(vm.nets[0].backend, NetBackend::Tap("tap0".into()));
     }

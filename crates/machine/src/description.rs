@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::boot_order::BootOrder;
 use crate::sound::AudioTarget;
+use crate::vnc::{VncPlace, VncTarget};
 
 /// A value that can't be used, with what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +18,7 @@ pub struct DescriptionError {
     pub problem: String,
 }
 
-fn refuse<T>(value: &str, problem: impl Into<String>) -> Result<T, DescriptionError> {
+pub(crate) fn refuse<T>(value: &str, problem: impl Into<String>) -> Result<T, DescriptionError> {
     Err(DescriptionError { value: value.to_owned(), problem: problem.into() })
 }
 
@@ -136,7 +137,7 @@ pub struct DiskDescription {
 }
 
 /// Splits `first,key=value,…`; a doubled comma stands for one in a value.
-fn split_options(text: &str) -> Vec<String> {
+pub(crate) fn split_options(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -151,7 +152,7 @@ fn split_options(text: &str) -> Vec<String> {
     parts
 }
 
-fn switch(value: &str) -> Result<bool, DescriptionError> {
+pub(crate) fn switch(value: &str) -> Result<bool, DescriptionError> {
     match value {
         "on" | "yes" | "true" => Ok(true),
         "off" | "no" | "false" => Ok(false),
@@ -448,6 +449,8 @@ pub struct VmDescription {
     pub monitors: Vec<MonitorTarget>,
     /// Monitors for programs (QMP).
     pub qmps: Vec<MonitorTarget>,
+    /// Where its screen is shown to VNC viewers.
+    pub vnc: Option<VncTarget>,
     /// Where a gdb stub listens.
     pub gdb: Option<GdbAddress>,
     /// Listeners may be reachable from other hosts.
@@ -479,6 +482,7 @@ impl Default for VmDescription {
             console: SerialTarget::default(),
             monitors: vec![],
             qmps: vec![],
+            vnc: None,
             gdb: None,
             insecure: false,
             no_reboot: false,
@@ -552,12 +556,30 @@ impl VmDescription {
             let problem = "a kernel (--kernel) is booted without firmware: leave --firmware away";
             return refuse(&firmware.display().to_string(), problem);
         }
+        self.check_vnc()?;
         self.check_units()
+    }
+
+    fn check_vnc(&self) -> Result<(), DescriptionError> {
+        let Some(vnc) = &self.vnc else { return Ok(()) };
+        if !self.has_vga() {
+            return refuse("--vnc", "there is no screen to show: leave --vga off away");
+        }
+        if let VncPlace::Tcp(address) = &vnc.place
+            && !vnc.has_password()
+            && !self.insecure
+            && !is_loopback(address)
+        {
+            let problem = "whoever connects there has screen and keyboard: let --vnc listen at 127.0.0.1, give it a \
+                           password-file=, or say --insecure";
+            return refuse(address, problem);
+        }
+        Ok(())
     }
 
     /// Whether the VM has a VGA.
     pub fn has_vga(&self) -> bool {
-        self.vga.unwrap_or(self.kernel.is_none())
+        self.vga.unwrap_or(self.kernel.is_none() || self.vnc.is_some())
     }
 
     fn check_units(&self) -> Result<(), DescriptionError> {

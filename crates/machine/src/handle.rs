@@ -1,7 +1,7 @@
 //! What others reach of a VM while it runs: its screen, keyboard and mouse, its CD-ROM drives, and its end. A monitor, a VNC server and tests
 //! work through it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use ferro_block::Storage;
 use ferro_devices::i8042::I8042;
@@ -87,24 +87,78 @@ impl Handle {
 #[derive(Clone)]
 pub struct Screen {
     vga: Shared<Vga>,
-    surface: Arc<Mutex<Surface>>,
+    drawn: Arc<Mutex<Drawn>>,
+}
+
+/// The picture as of the last update.
+#[derive(Default)]
+struct Drawn {
+    surface: Surface,
+    followers: Vec<Weak<Mutex<Vec<Rect>>>>,
+}
+
+/// Somebody who wants to know all that changes, however many others look at the screen.
+#[derive(Clone, Default)]
+pub(crate) struct Follower(Arc<Mutex<Vec<Rect>>>);
+
+impl Follower {
+    /// More changes than that are joined into one.
+    const CHANGES: usize = 256;
+
+    /// What changed since this was last asked.
+    pub(crate) fn take(&self) -> Vec<Rect> {
+        std::mem::take(&mut *lock(&self.0))
+    }
+
+    /// Whether something changed since then.
+    pub(crate) fn has_changes(&self) -> bool {
+        !lock(&self.0).is_empty()
+    }
+
+    fn add(changes: &mut Vec<Rect>, new: &[Rect]) {
+        changes.extend_from_slice(new);
+        if changes.len() > Self::CHANGES {
+            let bounds = changes.drain(..).reduce(|a, b| {
+                let (x, y) = (a.x.min(b.x), a.y.min(b.y));
+                let (right, bottom) = ((a.x + a.width).max(b.x + b.width), (a.y + a.height).max(b.y + b.height));
+                Rect { x, y, width: right - x, height: bottom - y }
+            });
+            changes.extend(bounds);
+        }
+    }
 }
 
 impl Screen {
     pub(crate) fn new(vga: Shared<Vga>) -> Self {
-        Self { vga, surface: Arc::default() }
+        Self { vga, drawn: Arc::default() }
     }
 
     /// Brings the picture up to date and returns what changed since the last call, of whoever. Costs next to nothing while
     /// nothing changes.
     pub fn update(&self) -> Vec<Rect> {
-        let mut surface = lock(&self.surface);
-        lock(&self.vga).update(&mut surface)
+        let mut drawn = lock(&self.drawn);
+        let changes = lock(&self.vga).update(&mut drawn.surface);
+        if !changes.is_empty() {
+            drawn.followers.retain(|follower| {
+                follower.upgrade().is_some_and(|follower| {
+                    Follower::add(&mut lock(&follower), &changes);
+                    true
+                })
+            });
+        }
+        changes
+    }
+
+    /// Lets somebody know of all changes from now on.
+    pub(crate) fn follow(&self) -> Follower {
+        let follower = Follower::default();
+        lock(&self.drawn).followers.push(Arc::downgrade(&follower.0));
+        follower
     }
 
     /// Does something with the picture as of the last update.
     pub fn with_picture<T>(&self, act: impl FnOnce(&Surface) -> T) -> T {
-        act(&lock(&self.surface))
+        act(&lock(&self.drawn).surface)
     }
 
     /// The picture now.
@@ -116,5 +170,21 @@ impl Screen {
     /// What a text screen says, row by row; `None` in graphics modes.
     pub fn contents(&self) -> Option<Vec<String>> {
         lock(&self.vga).contents()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_a_follower_that_sleeps_are_joined() {
+        let mut changes = vec![];
+        for at in 0..1000 {
+            Follower::add(&mut changes, &[Rect { x: at, y: 7, width: 1, height: 2 }]);
+            assert!(changes.len() <= Follower::CHANGES);
+        }
+        assert_eq!(changes[0].x, 0);
+        assert!(changes.iter().any(|rect| rect.x + rect.width == 1000));
     }
 }

@@ -19,8 +19,10 @@ mod monitor;
 mod network;
 mod run;
 mod serial;
+mod socket;
 mod sound;
 mod terminal;
+mod vnc;
 
 pub use boot::BootError;
 pub use boot_order::{BootDevice, BootOrder};
@@ -37,3 +39,4 @@ pub use firmware::FirmwareError;
 pub use handle::{Handle, Screen};
 pub use run::{Outcome, RunError, run, run_with};
 pub use sound::AudioTarget;
+pub use vnc::{VncPlace, VncTarget};

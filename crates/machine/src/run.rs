@@ -31,6 +31,7 @@ use crate::network::{self, TapSink};
 use crate::serial;
 use crate::sound::{AudioTarget, Recorder, WaveForm};
 use crate::terminal::RawTerminal;
+use crate::vnc;
 
 /// How a VM ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,8 @@ struct Machine {
     vm: Arc<dyn Vm>,
     control: Arc<Control>,
     board: Board,
+    /// What others reach of it: all by this one, so that they share one picture of the screen.
+    handle: Handle,
     source: BootSource,
     /// The boot CPU's registers after power-on, from which each boot begins.
     power_on: Registers,
@@ -176,7 +179,14 @@ pub fn run_with(
     let debugger = Arc::new(Mutex::new(debugger.transpose()?));
     let description = description.clone();
     let recorder = Recorder::new(vm.clone(), board.sound.clone());
+    let handle = Handle {
+        control: control.clone(),
+        screen: board.vga.clone().map(Screen::new),
+        keyboard: board.keyboard.clone(),
+        ide: board.ide.clone(),
+    };
     let machine = Machine {
+        handle,
         vm,
         control: control.clone(),
         board,
@@ -216,7 +226,7 @@ pub fn run_with(
     };
     std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
     machine.record_sound()?;
-    started(machine.handle());
+    started(machine.handle.clone());
     let terminal = [&description.serial, &description.console].contains(&&SerialTarget::Stdio);
     let _raw = (terminal || monitors.is_some()).then(RawTerminal::enter);
     if let Some(monitor) = monitors.filter(|_| !terminal) {
@@ -311,12 +321,6 @@ impl Machine {
         started.map_err(host(format!("write the sound to {}", path.display())))
     }
 
-    fn handle(&self) -> Handle {
-        let screen = self.board.vga.clone().map(Screen::new);
-        let (keyboard, ide) = (self.board.keyboard.clone(), self.board.ide.clone());
-        Handle { control: self.control.clone(), screen, keyboard, ide }
-    }
-
     /// Places kernel or firmware in memory and returns the registers with which it begins.
     fn boot_registers(&self) -> Result<Registers, BootError> {
         let memory = self.vm.memory();
@@ -351,7 +355,8 @@ impl Machine {
         let parts = Parts {
             name: description.name.clone(),
             vm: self.vm.clone(),
-            handle: self.handle(),
+            handle: self.handle.clone(),
+            vnc: self.open_vnc()?,
             bus: board.bus.clone(),
             power: board.power.clone(),
             balloon: board.balloon.clone(),
@@ -371,6 +376,15 @@ impl Machine {
         }
         let terminal = description.monitors.contains(&MonitorTarget::Stdio);
         Ok(terminal.then(|| monitor::terminal_session(operator, std::io::stdin().is_terminal())))
+    }
+
+    /// Opens the VNC server, if there is to be one.
+    fn open_vnc(&self) -> Result<Option<Arc<vnc::Server>>, RunError> {
+        let Some(target) = &self.description.vnc else { return Ok(None) };
+        let password = target.password_file.as_deref().map(read).transpose()?;
+        let name = self.description.name.clone();
+        let server = vnc::Server::listen(target, password, name, self.handle.clone(), self.subscribers.clone());
+        server.map(Some).map_err(host(format!("listen for VNC at {}", target.place)))
     }
 
     fn run_vcpu(&self, index: u32, mut vcpu: Box<dyn Vcpu>, queue: &JobQueue) {

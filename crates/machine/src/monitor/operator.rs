@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferro_console::keys;
 use ferro_console::monitor::{
     BalloonInfo, CaptureInfo, Command, Event, MouseButtons, NetworkInfo, NetworkLink, OperationError, Reply, RunState,
-    Screenshot, VncInfo, Wave,
+    Screenshot, Wave,
 };
 use ferro_devices::pci::PowerFunction;
 use ferro_devices::ps2::{Buttons, Key};
@@ -20,12 +20,14 @@ use crate::bus::{MachineBus, Shared, lock};
 use crate::control::Control;
 use crate::gdb::Stub;
 use crate::sound::{Recorder, WaveForm};
+use crate::vnc;
 
 /// What the operator reaches of a VM.
 pub(crate) struct Parts {
     pub(crate) name: String,
     pub(crate) vm: Arc<dyn Vm>,
     pub(crate) handle: Handle,
+    pub(crate) vnc: Option<Arc<vnc::Server>>,
     pub(crate) bus: Arc<MachineBus>,
     pub(crate) power: Shared<PowerFunction>,
     pub(crate) balloon: Shared<VirtioPci<Balloon>>,
@@ -48,6 +50,7 @@ pub(crate) struct Operator {
     recorder: Arc<Recorder>,
     pub(super) subscribers: Arc<Subscribers>,
     name: String,
+    vnc: Option<Arc<vnc::Server>>,
     vm: Arc<dyn Vm>,
     power: Shared<PowerFunction>,
     balloon: Shared<VirtioPci<Balloon>>,
@@ -84,6 +87,7 @@ impl Operator {
             recorder: parts.recorder,
             subscribers,
             name: parts.name,
+            vnc: parts.vnc,
             vm: parts.vm,
             power: parts.power,
             balloon: parts.balloon,
@@ -158,9 +162,7 @@ impl Operator {
                 let card = |((info, _), link): (&(NetworkInfo, _), &bool)| NetworkInfo { link: *link, ..info.clone() };
                 Reply::Network(self.cards.iter().zip(&*links).map(card).collect())
             }
-            Command::QueryVnc => {
-                Reply::Vnc(VncInfo { enabled: false, host: None, service: None, auth: None, clients: vec![] })
-            }
+            Command::QueryVnc => Reply::Vnc(self.vnc.as_ref().map_or_else(vnc::absent, |server| server.info())),
             Command::QueryBalloon => {
                 let given = u64::from(lock(&self.balloon).device().actual()) << 12;
                 Reply::Balloon(BalloonInfo { actual: self.memory.saturating_sub(given) })
@@ -175,7 +177,13 @@ impl Operator {
                 return Err(unsupported("saving the whole VM"));
             }
             Command::QuerySnapshots => return Err(unsupported("saving the whole VM")),
-            Command::ChangeVncPassword { .. } => return Err(unsupported("VNC")),
+            Command::ChangeVncPassword { password } => {
+                let Some(server) = &self.vnc else {
+                    return Err(OperationError::new("the VM has no VNC server (--vnc)"));
+                };
+                server.change_password(password.as_bytes());
+                Reply::Done
+            }
             Command::Throttle { .. } => return Err(unsupported("changing a drive's limits")),
             Command::Commit { .. } | Command::SnapshotDrive { .. } => {
                 return Err(unsupported("changing a drive's overlay"));

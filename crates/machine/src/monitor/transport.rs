@@ -3,11 +3,9 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ferro_console::monitor::{Event, OperationError, Output, Reply, hmp, qmp};
 use tracing::debug;
@@ -16,11 +14,10 @@ use super::Operator;
 use super::events::Token;
 use crate::bus::lock;
 use crate::description::MonitorTarget;
+use crate::socket::{self, Client};
 
 /// Messages that wait for a session at most: one whose client stalls for longer is ended.
 const WAITING: usize = 1024;
-/// How long a client may refuse bytes.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Which language a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,39 +134,6 @@ enum Message {
     Gone,
 }
 
-/// A stream socket of either kind.
-trait Client: Read + Write + Send + Sized + 'static {
-    fn second(&self) -> io::Result<Self>;
-    fn limit_writes(&self) -> io::Result<()>;
-    fn hang_up(&self);
-}
-
-impl Client for std::net::TcpStream {
-    fn second(&self) -> io::Result<Self> {
-        self.try_clone()
-    }
-    fn limit_writes(&self) -> io::Result<()> {
-        self.set_nodelay(true)?;
-        self.set_write_timeout(Some(PATIENCE))
-    }
-    fn hang_up(&self) {
-        // It may have gone by itself.
-        let _ = self.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-impl Client for UnixStream {
-    fn second(&self) -> io::Result<Self> {
-        self.try_clone()
-    }
-    fn limit_writes(&self) -> io::Result<()> {
-        self.set_write_timeout(Some(PATIENCE))
-    }
-    fn hang_up(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Both);
-    }
-}
-
 /// Serves one client to its end.
 fn converse<C: Client>(mut client: C, language: Language, operator: &Arc<Operator>) -> io::Result<()> {
     client.limit_writes()?;
@@ -253,12 +217,7 @@ pub(crate) fn listen(target: &MonitorTarget, language: Language, operator: Arc<O
             spawn(Box::new(move || accept_all(|| Ok(listener.accept()?.0), language, &operator)))
         }
         MonitorTarget::Unix(path) => {
-            // A socket that a VM before this one left behind; any other file stays and makes `bind` fail.
-            if UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-                std::fs::remove_file(path)?;
-            }
-            let listener = UnixListener::bind(path)?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+            let listener = socket::listen_unix(path)?;
             spawn(Box::new(move || accept_all(|| Ok(listener.accept()?.0), language, &operator)))
         }
     }

@@ -1,0 +1,244 @@
+//! Sessions as a viewer sees them, and sessions with viewers that say anything.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::rfb::Picture;
+
+const SIZE: (usize, usize) = (64, 48);
+
+fn session() -> Session {
+    let settings = Settings { name: "vm".into(), password: None, challenge: [0; 16], size: SIZE };
+    Session::new(settings)
+}
+
+fn open() -> Session {
+    let mut session = session();
+    session.input(b"RFB 003.008\n\x01\x01");
+    assert!(session.is_open());
+    while session.poll().is_some() {}
+    session
+}
+
+fn outputs(session: &mut Session) -> Vec<Output> {
+    std::iter::from_fn(|| session.poll()).collect()
+}
+
+fn sent(session: &mut Session) -> Vec<u8> {
+    let bytes = outputs(session).into_iter().map(|output| match output {
+        Output::Send(bytes) => bytes,
+        other => panic!("{other:?}"),
+    });
+    bytes.flatten().collect()
+}
+
+fn request(incremental: bool) -> Vec<u8> {
+    vec![3, u8::from(incremental), 0, 0, 0, 0, 0, 64, 0, 48]
+}
+
+fn encodings(numbers: &[i32]) -> Vec<u8> {
+    let mut message = vec![2, 0, 0, numbers.len() as u8];
+    message.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+    message
+}
+
+fn show(session: &mut Session, size: (usize, usize)) {
+    let pixels = vec![0x12_3456; size.0 * size.1];
+    session.update(Picture { width: size.0, height: size.1, pixels: &pixels });
+}
+
+#[test]
+fn a_viewer_is_greeted_and_told_of_the_screen() {
+    let mut session = session();
+    session.input(b"RFB 003.008\n");
+    session.input(&[1]);
+    session.input(&[0]);
+    let outputs = outputs(&mut session);
+    assert_eq!(outputs[0], Output::Send(b"RFB 003.008\n".to_vec()));
+    assert!(outputs.contains(&Output::Enter { shared: false }));
+    let Some(Output::Send(init)) = outputs.last() else { panic!("{outputs:?}") };
+    assert_eq!((&init[..4], &init[20..]), (&[0, 64, 0, 48][..], &[0, 0, 0, 2, b'v', b'm'][..]));
+}
+
+#[test]
+fn updates_come_when_asked_for_and_when_something_changed() {
+    let mut session = open();
+    show(&mut session, SIZE);
+    assert!(sent(&mut session).is_empty(), "nobody asked");
+    session.input(&request(true));
+    assert_eq!(session.wants(), Wants::Update);
+    show(&mut session, SIZE);
+    assert_eq!(sent(&mut session).len(), 4 + 12 + 64 * 48 * 4);
+    assert_eq!(session.wants(), Wants::Nothing);
+    session.damage(Rect { x: 20, y: 20, width: 1, height: 1 });
+    session.damage(Rect { x: 17, y: 30, width: 3, height: 1 });
+    assert_eq!(session.wants(), Wants::Nothing, "it hasn't asked again");
+    session.input(&request(true));
+    show(&mut session, SIZE);
+    assert_eq!(sent(&mut session).len(), 4 + 12 + 16 * 16 * 4, "both changes in one");
+    session.input(&request(true));
+    assert_eq!(session.wants(), Wants::Changes);
+    session.input(&request(false));
+    assert_eq!(session.wants(), Wants::Update);
+}
+
+#[test]
+fn continuous_updates_need_no_requests() {
+    let mut session = open();
+    session.input(&encodings(&[0, CONTINUOUS, FENCE]));
+    assert_eq!(sent(&mut session), [248, 0, 0, 0, 0x80, 0, 0, 1, 0, 150]);
+    session.input(&[150, 1, 0, 0, 0, 0, 0, 64, 0, 48]);
+    show(&mut session, SIZE);
+    assert_eq!(sent(&mut session).len(), 4 + 12 + 64 * 48 * 4);
+    assert_eq!(session.wants(), Wants::Changes);
+    session.damage(Rect { x: 0, y: 0, width: 1, height: 1 });
+    assert_eq!(session.wants(), Wants::Update);
+    session.input(&[150, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!((session.wants(), sent(&mut session)), (Wants::Nothing, vec![150]));
+    session.input(&[248, 0, 0, 0, 0x80, 0, 0, 5, 1, 9]);
+    assert_eq!(sent(&mut session), [248, 0, 0, 0, 0, 0, 0, 5, 1, 9]);
+}
+
+#[test]
+fn a_new_size_is_told_to_those_that_understand_it() {
+    let mut session = open();
+    session.input(&encodings(&[0, DESKTOP_SIZE]));
+    session.input(&request(false));
+    show(&mut session, (80, 50));
+    assert_eq!(sent(&mut session), [0, 0, 0, 1, 0, 0, 0, 0, 0, 80, 0, 50, 0xff, 0xff, 0xff, 0x21]);
+    session.input(&[3, 1, 0, 0, 0, 0, 0, 80, 0, 50]);
+    show(&mut session, (80, 50));
+    assert_eq!(sent(&mut session).len(), 4 + 12 + 80 * 50 * 4);
+    // Others go on with the size they know.
+    let mut session = open();
+    session.input(&request(false));
+    show(&mut session, (80, 40));
+    let update = sent(&mut session);
+    assert_eq!(update.len(), 4 + 12 + 64 * 48 * 4);
+    assert_eq!((&update[16..20], &update[16 + 64 * 40 * 4..][..4]), (&[0x56, 0x34, 0x12, 0][..], &[0; 4][..]));
+}
+
+#[test]
+fn extensions_are_acknowledged_once() {
+    let mut session = open();
+    session.input(&encodings(&[EXTENDED_DESKTOP_SIZE, POINTER_TYPE, EXTENDED_KEY, LED_STATE]));
+    session.lamps(4);
+    session.input(&request(true));
+    show(&mut session, SIZE);
+    let update = sent(&mut session);
+    assert_eq!(update[..4], [0, 0, 0, 4]);
+    assert_eq!(update.len(), 4 + 4 * 12 + 20 + 1);
+    assert_eq!(update.last(), Some(&4));
+    session.input(&request(true));
+    show(&mut session, SIZE);
+    assert_eq!(sent(&mut session)[..4], [0, 0, 0, 1], "now the pixels");
+    session.input(&[251, 0, 0, 99, 0, 99, 0, 0]);
+    session.input(&request(true));
+    show(&mut session, SIZE);
+    assert_eq!(sent(&mut session)[4..12], [0, 1, 0, 1, 0, 64, 0, 48], "the size isn't the viewer's to change");
+}
+
+#[test]
+fn keys_and_pointer_reach_the_guest_and_are_let_go_at_the_end() {
+    let mut session = open();
+    session.input(&[4, 1, 0, 0, 0, 0, 0, b'A']);
+    session.input(&[255, 0, 0, 1, 0, 0, 0xff, 0x0d, 0, 0, 0, 0x9c]);
+    session.input(&[5, 1, 0, 10, 0, 10, 5, 9, 0, 13, 0, 8, 5, 1, 0, 13, 0, 8]);
+    let pointer = |dx, dy, wheel| Output::Pointer { dx, dy, wheel, buttons: 1 };
+    assert_eq!(
+        outputs(&mut session),
+        [
+            Output::Key { key: Key(30), down: true },
+            Output::Key { key: Key(96), down: true },
+            pointer(0, 0, 0),
+            pointer(3, -2, -1),
+        ]
+    );
+    session.release();
+    let released = outputs(&mut session);
+    assert_eq!(released.len(), 3, "{released:?}");
+    assert!(released.contains(&Output::Key { key: Key(96), down: false }));
+    assert!(released.contains(&Output::Pointer { dx: 0, dy: 0, wheel: 0, buttons: 0 }));
+    session.input(&encodings(&[POINTER_TYPE]));
+    session.input(&[5, 0, 0x80, 0x00, 0x7f, 0xfd]);
+    assert_eq!(outputs(&mut session), [Output::Pointer { dx: 1, dy: -2, wheel: 0, buttons: 0 }]);
+}
+
+#[test]
+fn cut_text_of_any_length_is_passed_over() {
+    let mut session = open();
+    session.input(&[6, 0, 0, 0, 0, 1, 0, 0]);
+    for _ in 0..16 {
+        session.input(&[4; 4096]);
+        assert!(session.input.is_empty());
+    }
+    session.input(&[4, 1, 0, 0, 0, 0, 0, b'x']);
+    assert_eq!(outputs(&mut session), [Output::Key { key: Key(45), down: true }]);
+}
+
+/// Messages that mostly make sense.
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    let random = |number: u8, len: usize| {
+        prop::collection::vec(any::<u8>(), len).prop_map(move |bytes| [&[number], &bytes[..]].concat())
+    };
+    let known = prop::collection::vec(
+        prop::sample::select(vec![0, 5, 6, 7, 16, -223, -257, -258, -261, -308, -312, -313, -247, -25, 99]),
+        0..8,
+    );
+    let formats = prop::sample::select(vec![
+        [8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [16, 16, 1, 1, 0, 31, 0, 63, 0, 31, 11, 5, 0],
+        [32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0],
+    ]);
+    prop_oneof![
+        known.prop_map(|numbers| encodings(&numbers)),
+        formats.prop_map(|format| [&[0; 4][..], &format, &[0; 3]].concat()),
+        any::<bool>().prop_map(request),
+        random(3, 9),
+        random(4, 7),
+        random(5, 5),
+        random(150, 9),
+        prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| [
+            &[6, 0, 0, 0, 0, 0, 0, bytes.len() as u8][..],
+            &bytes
+        ]
+        .concat()),
+        prop::collection::vec(any::<u8>(), 9).prop_map(|bytes| [&[255, 0, 0][..], &bytes].concat()),
+        random(248, 20),
+        random(0, 19),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_are_taken_alike_in_any_pieces(
+        entered in any::<bool>(),
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+        piece in 1..50_usize,
+    ) {
+        let (mut whole, mut pieces) = if entered { (open(), open()) } else { (session(), session()) };
+        whole.input(&bytes);
+        bytes.chunks(piece).for_each(|piece| pieces.input(piece));
+        prop_assert_eq!(outputs(&mut whole), outputs(&mut pieces));
+        prop_assert!(whole.input.len() <= bytes.len());
+    }
+
+    #[test]
+    fn any_messages_leave_a_session_that_works(
+        steps in prop::collection::vec((message(), 1..100_usize, 1..100_usize), 1..30),
+    ) {
+        let mut session = open();
+        for (message, width, height) in steps {
+            session.input(&message);
+            session.damage(Rect { x: width as u16, y: height as u16, width: 9, height: 9 });
+            show(&mut session, (width, height));
+            let closed = outputs(&mut session).iter().any(|output| matches!(output, Output::Close(_)));
+            prop_assert_eq!(closed, !session.is_open());
+            if closed {
+                break;
+            }
+        }
+    }
+}
