@@ -177,10 +177,11 @@ fn linux_draws_its_console_and_reads_keyboard_and_mouse() {
     let mut pc = Pc::start(description(Accelerator::Soft, &image), &image);
     pc.wait_for("FERRO-GUEST userland");
     pc.wait_for("/ #");
-    pc.type_text("grep Name /proc/bus/input/devices\n");
+    // The mouse is found out by asking it again and again, which takes its time.
+    pc.type_text("cd /proc/bus/input;until grep -q ImEx devices;do sleep 1;done;grep Name devices\n");
     pc.wait_for("AT Translated Set 2 keyboard");
     pc.wait_for("ImExPS/2 Generic Explorer Mouse");
-    pc.type_text("cd proc;head -c 4 /dev/input/mouse0 | od -t x1\n");
+    pc.type_text("head -c 4 /dev/input/mouse0 | od -t x1\n");
     let moves = std::cell::Cell::new(0);
     pc.wait_until("bytes from the mouse", |pc| {
         pc.handle.move_mouse(1, 1, 0, Buttons::default());
