@@ -1,0 +1,10 @@
+//! A block device mirrored between two nodes, as a state machine: bytes, completions and time come in as arguments,
+//! operations and messages go out as results. No sockets, clocks, files or threads; no storage format is known here.
+
+pub mod generation;
+mod metadata;
+mod pages;
+pub mod wire;
+
+pub use metadata::{BLOCK, LOG_CAPACITY};
+pub use pages::MetadataError;
