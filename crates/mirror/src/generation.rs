@@ -15,11 +15,11 @@ pub struct Generations {
 
 impl Generations {
     /// Begins generation `new`. The bitmap keeps counting from where it began; a current generation that is not its
-    /// base goes into the history, so that a peer which has it is found (and gets everything).
-    pub fn advance(&mut self, new: u64) {
+    /// base goes into the history if it was `shared`, so that a peer which has it is found (and gets everything).
+    pub fn advance(&mut self, new: u64, shared: bool) {
         if self.bitmap == 0 {
             self.bitmap = self.current;
-        } else {
+        } else if shared {
             self.push(self.current);
         }
         self.current = new;
@@ -140,6 +140,12 @@ fn equal(me: &Replica, peer: &Replica, synchronous: bool) -> Decision {
 }
 
 fn parted(me: &Replica, peer: &Replica) -> Decision {
+    // Half a copy has no history of its own: there are two nodes, so the other one was its source.
+    match (me.consistent, peer.consistent) {
+        (true, false) if !peer.primary => return Decision::Source { full: true },
+        (false, true) if !me.primary => return Decision::Target { full: true },
+        _ => {}
+    }
     let (mine, theirs) = (&me.generations, &peer.generations);
     if !mine.ancestors().any(|g| theirs.ancestors().any(|h| g == h)) {
         return Decision::Unrelated;
@@ -225,13 +231,13 @@ mod tests {
     fn a_copy_that_finished_unnoticed_is_never_taken_for_stale() {
         // The target finished and took generation 8; the source didn't hear of it, and wrote on alone.
         let mut source = Generations { current: 8, bitmap: 7, history: [0; 2] };
-        source.advance(9);
+        source.advance(9, true);
         let mut target = replica(1, 8, 0);
         let mut me = replica(0, 0, 0);
         me.generations = source;
         assert_eq!(decide(&me, &target, true), Decision::Source { full: true });
         // Had the target been written too, that is a split brain.
-        target.generations.advance(10);
+        target.generations.advance(10, true);
         assert_eq!(decide(&me, &target, true), Decision::SplitBrain);
     }
 }

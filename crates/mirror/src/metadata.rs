@@ -24,6 +24,8 @@ pub(crate) struct Superblock {
     pub(crate) consistent: bool,
     pub(crate) primary: bool,
     pub(crate) crashed: bool,
+    /// The peer was connected in the current generation and may have it.
+    pub(crate) shared: bool,
 }
 
 pub(crate) struct Metadata {
@@ -58,22 +60,30 @@ impl Metadata {
         let word = |at: usize| u32::from_le_bytes(pages.body(1)[at..at + 4].try_into().unwrap_or_default());
         let count = (word(0) as usize).min(LOG_CAPACITY);
         let log: BTreeSet<u32> = (0..count).map(|i| word(4 + 4 * i)).collect();
-        let marked = (2..page_count(size))
-            .map(|p| pages.body(p).iter().map(|b| u64::from(b.count_ones())).sum::<u64>())
-            .sum();
+        let marked =
+            (2..page_count(size)).map(|p| pages.body(p).iter().map(|b| u64::from(b.count_ones())).sum::<u64>()).sum();
         let mut loaded = Self { pages, superblock, log, marked, wanted: 0, writing: None, durable: 0 };
         if superblock.primary {
             for at in loaded.log.clone() {
                 let start = u64::from(at).saturating_mul(extent).min(size);
                 loaded.mark(start..(start + extent).min(size));
             }
-            loaded.change(|s| (s.primary, s.crashed) = (false, true));
+            // `primary` stays until the marks are durable.
+            loaded.change(|s| s.crashed = true);
         }
         Ok(loaded)
     }
 
     pub(crate) fn superblock(&self) -> &Superblock {
         &self.superblock
+    }
+
+    /// Begins generation `new`.
+    pub(crate) fn advance(&mut self, new: u64) {
+        self.change(|s| {
+            s.generations.advance(new, s.shared);
+            (s.shared, s.crashed) = (false, false);
+        });
     }
 
     pub(crate) fn change(&mut self, edit: impl FnOnce(&mut Superblock)) {
@@ -182,7 +192,7 @@ fn store(s: &Superblock, body: &mut [u8]) {
     for (at, word) in body.chunks_exact_mut(8).zip(words) {
         at.copy_from_slice(&word.to_le_bytes());
     }
-    body[48] = u8::from(s.consistent) | u8::from(s.primary) << 1 | u8::from(s.crashed) << 2;
+    body[48] = u8::from(s.consistent) | u8::from(s.primary) << 1 | u8::from(s.crashed) << 2 | u8::from(s.shared) << 3;
 }
 
 fn restore(body: &[u8]) -> Superblock {
@@ -194,6 +204,7 @@ fn restore(body: &[u8]) -> Superblock {
         consistent: body[48] & 1 != 0,
         primary: body[48] & 2 != 0,
         crashed: body[48] & 4 != 0,
+        shared: body[48] & 8 != 0,
     }
 }
 
@@ -224,7 +235,7 @@ mod tests {
         let again = Metadata::load(&file, size, 4 * BLOCK).unwrap();
         assert_eq!(again.marked(), 5);
         assert_eq!((again.next_marked(0), again.next_marked(2)), (Some(1), Some(12)));
-        assert!(again.superblock().crashed && !again.superblock().primary);
+        assert!(again.superblock().crashed);
         assert_eq!((again.superblock().epoch, again.superblock().generations.current), (5, 77));
         assert!(matches!(Metadata::load(&file, size * 2, BLOCK), Err(MetadataError::Size(..))));
     }

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 /// Size of a slot in bytes.
-pub const SLOT: usize = 4096;
+pub(crate) const SLOT: usize = 4096;
 /// Bytes of a page that hold content: what the header leaves.
-pub const BODY: usize = SLOT - HEADER;
+pub(crate) const BODY: usize = SLOT - HEADER;
 const HEADER: usize = 32;
 const MAGIC: &[u8; 8] = b"FERROMM\x01";
 
@@ -110,9 +110,8 @@ fn check(slot: &[u8], index: usize) -> Option<u64> {
     let mut blank = slot.to_vec();
     blank[24..28].fill(0);
     let word = |at: usize| slot[at..at + 8].try_into().map(u64::from_le_bytes).ok();
-    let whole = &slot[..8] == MAGIC
-        && word(16) == Some(index as u64)
-        && slot[24..28] == crc32fast::hash(&blank).to_le_bytes();
+    let whole =
+        &slot[..8] == MAGIC && word(16) == Some(index as u64) && slot[24..28] == crc32fast::hash(&blank).to_le_bytes();
     whole.then(|| word(8)).flatten()
 }
 
