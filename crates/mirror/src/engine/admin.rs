@@ -20,7 +20,7 @@ impl Engine {
             }
             Admin::Primary { epoch, force } => self.promote(epoch, force),
             Admin::Secondary => self.demote(),
-            Admin::GoAlone if self.primary && self.link != Link::Connected => {
+            Admin::GoAlone if self.primary && self.is_consistent() && self.link != Link::Connected => {
                 self.go_alone();
                 Ok(())
             }

@@ -116,7 +116,9 @@ impl Engine {
     }
 
     fn begin_read(&mut self, id: u64, offset: u64, length: u64) {
-        let stale = !self.meta.superblock().consistent && self.meta.touches_marked(&(offset..offset + length));
+        // Before the peer's bitmap has come, nobody knows which blocks are stale.
+        let stale = !self.meta.superblock().consistent
+            && (!self.target_has_bitmap() || self.meta.touches_marked(&(offset..offset + length)));
         if self.attached && !stale {
             self.reads.insert(id, (offset, length));
             self.submit(DataOp::Read { offset, length }, Purpose::Read { id });
@@ -241,7 +243,9 @@ impl Engine {
     /// known to the peer.
     pub(super) fn mark_alone(&mut self, range: Range<u64>) {
         self.meta.mark(range);
-        if !self.advanced {
+        // Half a copy begins no generation: what it lacks, and these bytes, come from the peer again.
+        let entitled = if self.primary { !self.frozen() } else { self.peer_disk == PeerDisk::Diskless };
+        if entitled && !self.advanced && self.meta.superblock().consistent {
             self.advanced = true;
             let new = self.identifier();
             self.meta.advance(new);
@@ -349,6 +353,7 @@ impl Engine {
         let before = self.outputs.len();
         let durable = self.meta.durable();
         let (protocol, attached) = (self.config.protocol, self.attached);
+        let complete = self.meta.superblock().consistent;
         let mut done = Vec::new();
         for entry in self.entries.values_mut().filter(|e| !e.answered) {
             let peer = !entry.sent
@@ -358,6 +363,7 @@ impl Engine {
                     Protocol::C => entry.written,
                 };
             let result = match entry.local {
+                Local::Done if !entry.sent && !complete => Err(RequestError::NoData),
                 Local::Done if peer && (entry.meta <= durable || !attached) => Ok(()),
                 Local::Failed if entry.sent && entry.written => Ok(()),
                 Local::Failed if !entry.sent => Err(RequestError::NoData),

@@ -41,6 +41,10 @@ impl Engine {
         }
     }
 
+    pub(super) fn target_has_bitmap(&self) -> bool {
+        self.target.as_ref().is_some_and(|t| t.started)
+    }
+
     pub(super) fn pump_resync(&mut self) -> bool {
         self.pump_verify();
         if self.finish.is_some_and(|version| self.meta.durable() >= version) {
