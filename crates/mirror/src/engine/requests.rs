@@ -372,6 +372,7 @@ impl Engine {
             entry.answered = true;
             done.push((entry.id, entry.fua, result));
         }
+        let moved = !done.is_empty();
         for (id, fua, result) in done {
             match result {
                 Ok(()) if fua => self.begin_flush(id),
@@ -381,7 +382,7 @@ impl Engine {
         }
         self.answer_flushes(durable);
         self.forget(durable);
-        before != self.outputs.len()
+        moved || before != self.outputs.len()
     }
 
     fn answer_flushes(&mut self, durable: u64) {
