@@ -1,6 +1,9 @@
 //! Which of two replicas is ahead: generation identifiers and what a handshake concludes from them. Pure functions of
 //! what both sides say; the engine acts on the answer.
 
+/// Earlier generations that are remembered: enough for a peer that goes away again and again before a resync begins.
+pub const HISTORY: usize = 8;
+
 /// The history of a replica's data. 0 means "none". A new current generation begins when data are written that the
 /// peer doesn't get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,7 +13,7 @@ pub struct Generations {
     /// The generation since which the bitmap tells what the peer lacks; 0 when the peer lacks nothing.
     pub bitmap: u64,
     /// Earlier generations, the youngest first.
-    pub history: [u64; 2],
+    pub history: [u64; HISTORY],
 }
 
 impl Generations {
@@ -42,12 +45,13 @@ impl Generations {
 
     fn push(&mut self, old: u64) {
         if old != 0 {
-            self.history = [old, self.history[0]];
+            self.history.rotate_right(1);
+            self.history[0] = old;
         }
     }
 
     fn ancestors(&self) -> impl Iterator<Item = u64> {
-        [self.bitmap, self.history[0], self.history[1]].into_iter().filter(|g| *g != 0)
+        std::iter::once(self.bitmap).chain(self.history).filter(|g| *g != 0)
     }
 }
 
@@ -166,7 +170,7 @@ mod tests {
     fn replica(node: u8, current: u64, bitmap: u64) -> Replica {
         Replica {
             node,
-            generations: Generations { current, bitmap, history: [0; 2] },
+            generations: Generations { current, bitmap, history: [0; HISTORY] },
             marked: bitmap != 0,
             consistent: true,
             crashed: false,
@@ -230,7 +234,7 @@ mod tests {
     #[test]
     fn a_copy_that_finished_unnoticed_is_never_taken_for_stale() {
         // The target finished and took generation 8; the source didn't hear of it, and wrote on alone.
-        let mut source = Generations { current: 8, bitmap: 7, history: [0; 2] };
+        let mut source = Generations { current: 8, bitmap: 7, history: [0; HISTORY] };
         source.advance(9, true);
         let mut target = replica(1, 8, 0);
         let mut me = replica(0, 0, 0);

@@ -6,13 +6,15 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use crate::generation::Generations;
+use crate::generation::{Generations, HISTORY};
 use crate::pages::{BODY, MetadataError, Pages};
 
 /// Bytes of the device that one bit of the bitmap stands for.
 pub const BLOCK: u64 = 4096;
 /// Most extents that the activity log can hold.
 pub const LOG_CAPACITY: usize = (BODY - 4) / 4;
+/// Where the superblock's flags are, behind its words.
+const FLAGS: usize = 8 * (4 + HISTORY);
 const BITS: u64 = BODY as u64 * 8;
 
 /// The superblock's content.
@@ -188,11 +190,12 @@ fn place(block: u64) -> (usize, usize, u8) {
 
 fn store(s: &Superblock, body: &mut [u8]) {
     let g = s.generations;
-    let words = [s.size, s.epoch, g.current, g.bitmap, g.history[0], g.history[1]];
+    let words = [s.size, s.epoch, g.current, g.bitmap].into_iter().chain(g.history);
     for (at, word) in body.chunks_exact_mut(8).zip(words) {
         at.copy_from_slice(&word.to_le_bytes());
     }
-    body[48] = u8::from(s.consistent) | u8::from(s.primary) << 1 | u8::from(s.crashed) << 2 | u8::from(s.shared) << 3;
+    body[FLAGS] =
+        u8::from(s.consistent) | u8::from(s.primary) << 1 | u8::from(s.crashed) << 2 | u8::from(s.shared) << 3;
 }
 
 fn restore(body: &[u8]) -> Superblock {
@@ -200,11 +203,11 @@ fn restore(body: &[u8]) -> Superblock {
     Superblock {
         size: word(0),
         epoch: word(1),
-        generations: Generations { current: word(2), bitmap: word(3), history: [word(4), word(5)] },
-        consistent: body[48] & 1 != 0,
-        primary: body[48] & 2 != 0,
-        crashed: body[48] & 4 != 0,
-        shared: body[48] & 8 != 0,
+        generations: Generations { current: word(2), bitmap: word(3), history: std::array::from_fn(|n| word(4 + n)) },
+        consistent: body[FLAGS] & 1 != 0,
+        primary: body[FLAGS] & 2 != 0,
+        crashed: body[FLAGS] & 4 != 0,
+        shared: body[FLAGS] & 8 != 0,
     }
 }
 
