@@ -35,7 +35,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["option-rom"], "the board has its option ROM: leave it away"),
     (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
     (&["usb", "usbdevice"], "there is no USB"),
-    (&["soundhw", "audiodev", "audio"], "there is no sound yet"),
+    (&["soundhw", "audiodev", "audio"], "record with the monitor's wavcapture, or with ferro run --audio wav=FILE"),
     (&["fda", "fdb"], "there is no floppy drive: give the image as a disk, -hda F"),
 ];
 

@@ -29,10 +29,19 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ferro: {error:#}");
+            eprintln!("ferro: {}", told(&error));
             exit::code_of(&error)
         }
     }
+}
+
+/// What went wrong and why: causes that an error's own text has already told aren't told twice.
+fn told(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(format!("{error}"), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }
 
 /// Help and version go to standard output with success, complaints to standard error with [`exit::USAGE`].
