@@ -163,3 +163,20 @@ pub struct Registers {
     /// Whether NMIs are held off until IRET.
     pub nmi_blocked: bool,
 }
+
+impl Registers {
+    /// The width of the code that the vCPU executes: 16, 32 or 64 bits (Intel SDM volume 3, 5.2.1).
+    pub fn code_bits(&self) -> u32 {
+        const LONG_MODE_ACTIVE: u64 = 1 << 10;
+        const L: u32 = 1 << 13;
+        const D: u32 = 1 << 14;
+        let attributes = self.segments[CS].attributes;
+        if self.msr.efer & LONG_MODE_ACTIVE != 0 && attributes & L != 0 {
+            64
+        } else if attributes & D != 0 {
+            32
+        } else {
+            16
+        }
+    }
+}

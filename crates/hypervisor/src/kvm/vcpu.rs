@@ -16,10 +16,6 @@ use super::{Kick, failed, registers};
 use crate::{Bus, DebugStop, Error, Exit, Registers, Vcpu, Watchpoint};
 
 const DR6_STEP: u64 = 1 << 14;
-/// EFER's bit, and the bits of a code segment's attributes, that say how wide its code is.
-const LONG_MODE_ACTIVE: u64 = 1 << 10;
-const CODE_64: u32 = 1 << 13;
-const CODE_32: u32 = 1 << 14;
 
 pub(super) struct KvmVcpu {
     fd: VcpuFd,
@@ -94,13 +90,7 @@ impl KvmVcpu {
     fn instruction(&self, registers: &Registers, memory: &GuestMemory) -> Option<String> {
         const LONGEST: u64 = 15;
         let code = &registers.segments[ferro_cpu::CS];
-        let bits = if registers.msr.efer & LONG_MODE_ACTIVE != 0 && code.attributes & CODE_64 != 0 {
-            64
-        } else if code.attributes & CODE_32 != 0 {
-            32
-        } else {
-            16
-        };
+        let bits = registers.code_bits();
         let start = if bits == 64 { registers.rip } else { code.base.wrapping_add(registers.rip) };
         let bytes: Vec<u8> = (0..LONGEST)
             .map_while(|at| {

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use ferro_console::monitor::{CpuInfo, Examination, MemorySpace, OperationError, PciInfo, PciRegion, Reply};
 use ferro_devices::pci::{BarKind, PciBus};
 use ferro_guest::PAGE_SIZE;
-use ferro_hypervisor::{Bus, CS, Registers, disassemble};
+use ferro_hypervisor::{Bus, Registers, disassemble};
 
 use super::operator::{Operator, failed};
 use super::{core_file, pages};
@@ -41,17 +41,6 @@ fn named(registers: &Registers) -> Vec<(String, u64)> {
         ("dr7", registers.dr7),
     ]);
     list.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// The width of the code that a vCPU executes.
-fn code_bits(registers: &Registers) -> u32 {
-    const LONG_MODE_ACTIVE: u64 = 1 << 10;
-    let attributes = registers.segments[CS].attributes;
-    match (registers.msr.efer & LONG_MODE_ACTIVE != 0 && attributes & 1 << 13 != 0, attributes & 1 << 14 != 0) {
-        (true, _) => 64,
-        (false, true) => 32,
-        (false, false) => 16,
-    }
 }
 
 impl Operator {
@@ -135,7 +124,7 @@ impl Operator {
             Examination::Bytes(len) => self.read(space, address, len.min(1 << 20)).map(Reply::Bytes),
             Examination::Instructions(count) => {
                 let cpu = if let MemorySpace::Virtual { cpu } = space { cpu } else { 0 };
-                let bits = code_bits(&self.registers(cpu)?);
+                let bits = self.registers(cpu)?.code_bits();
                 let code = self.read(space, address, u64::from(count).min(10_000) * LONGEST)?;
                 let found = disassemble(&code, address, bits).into_iter().take(count as usize);
                 Ok(Reply::Instructions(found.map(|one| (one.address, one.text)).collect()))
