@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::bus::{Shared, lock};
 use crate::control::{Control, Event};
 use crate::description::SerialTarget;
 use crate::monitor::TerminalSession;
+use crate::socket;
 use crate::terminal::{EscapeFilter, HELP, Typed};
 
 /// Output that nobody reads is kept up to this many bytes; then the guest waits.
@@ -244,11 +244,7 @@ pub(crate) fn connect(
             spawn("serial-out", move || write_all(&out, file))
         }
         SerialTarget::Unix(path) => {
-            // A socket that a VM before this one left behind; any other file stays and makes `bind` fail.
-            if UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-                std::fs::remove_file(path)?;
-            }
-            let listener = UnixListener::bind(path)?;
+            let listener = socket::listen_unix(path)?;
             spawn("serial", move || {
                 serve(&out, &chip, &commands, || {
                     let (client, _) = listener.accept()?;
