@@ -39,6 +39,12 @@ impl Drop for PidFile {
 }
 
 impl Background {
+    /// The folder that the process ID is written to.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        let folder = self.pidfile.as_deref()?.parent()?;
+        Some(if folder.as_os_str().is_empty() { ".".into() } else { folder.to_owned() })
+    }
+
     /// Starts the background process where one is wanted and this isn't it, and returns what its start came to.
     ///
     /// # Errors

@@ -26,7 +26,8 @@ const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
 [,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on], -display none, -net nic[,macaddr=A],
 -net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
--no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N";
+-no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N,
+-sandbox on|off, -runas USER";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
 const REFUSED: &[(&[&str], &str)] = &[
@@ -139,6 +140,9 @@ const VALUED: &[&str] = &[
     "bios",
     "vga",
     "vnc",
+    "sandbox",
+    "runas",
+    "run-with",
 ];
 
 impl Reader {
@@ -198,6 +202,12 @@ impl Reader {
             "M" | "machine" => return self.machine(value),
             "cpu" if matches!(value, "host" | "max" | "qemu64" | "kvm64") => {}
             "cpu" => bail!("there is one kind of CPU: leave the flag away, or say host"),
+            "sandbox" => self.vm.sandbox.on = sandbox(value)?,
+            "runas" => self.vm.sandbox.user = Some(value.to_owned()),
+            "run-with" => match value.strip_prefix("user=") {
+                Some(user) => self.vm.sandbox.user = Some(user.to_owned()),
+                None => bail!("only user=NAME can be given"),
+            },
             "vnc" if value == "none" => self.vm.vnc = None,
             "vnc" => self.vm.vnc = Some(value.parse()?),
             "display" | "parallel" if value == "none" => {}
@@ -268,8 +278,8 @@ impl Reader {
         if self.vm.kernel.is_none() && self.vm.disks.is_empty() {
             bail!("there is nothing to boot: give a disk (-hda), a CD-ROM (-cdrom) or a kernel (-kernel)");
         }
-        if self.vm.paused && self.vm.gdb.is_none() {
-            bail!("-S needs -s or -gdb: nothing else could let the VM begin");
+        if self.vm.paused && self.vm.gdb.is_none() && self.vm.monitors.is_empty() && self.vm.qmps.is_empty() {
+            bail!("-S needs -monitor, -qmp, -s or -gdb: nothing else could let the VM begin");
         }
         Ok((self.vm, self.background))
     }
@@ -299,6 +309,24 @@ fn drive(value: &str) -> anyhow::Result<DiskDescription> {
     // QEMU numbers the disks of each interface.
     let unit = index.filter(|_| interface == "ide").map_or_else(String::new, |index| format!(",unit={index}"));
     Ok(format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?)
+}
+
+/// `on` or `off`, then what QEMU would refuse in detail: all of that is refused here anyway.
+fn sandbox(value: &str) -> anyhow::Result<bool> {
+    let mut parts = value.split(',');
+    let first = parts.next().unwrap_or_default();
+    for part in parts {
+        let known = ["obsolete", "elevateprivileges", "spawn", "resourcecontrol"];
+        match part.split_once('=') {
+            Some((key, "deny")) if known.contains(&key) => {}
+            _ => bail!("{part}: a sandbox denies obsolete, elevateprivileges, spawn and resourcecontrol together"),
+        }
+    }
+    match first.trim_start_matches("enable=") {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => bail!("a sandbox is on or off"),
+    }
 }
 
 /// `2`, `cpus=2` or `2,sockets=1,…`.

@@ -91,6 +91,15 @@ pub(crate) struct RunArgs {
     /// Let sockets without authentication be reachable from other hosts
     #[arg(long)]
     insecure: bool,
+    /// Keep the VM's process to its own files and to the system calls of a VM: on or off [default: on]
+    #[arg(long, value_name = "ON|OFF", value_parser = clap::builder::BoolishValueParser::new())]
+    sandbox: Option<bool>,
+    /// Let the VM's process reach this folder or file too, for images and recordings that the monitor names
+    #[arg(long = "allow-path", value_name = "PATH")]
+    allow: Vec<PathBuf>,
+    /// Become this user once the files are open
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// End the VM where the guest would reboot
     #[arg(long)]
     no_reboot: bool,
@@ -133,6 +142,9 @@ impl RunArgs {
         vm.paused |= self.paused;
         vm.insecure |= self.insecure;
         vm.no_reboot |= self.no_reboot;
+        set(&mut vm.sandbox.on, self.sandbox);
+        vm.sandbox.allow.extend(self.allow);
+        vm.sandbox.user = self.user.or(vm.sandbox.user);
         Ok(vm)
     }
 
@@ -151,6 +163,7 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
         return Ok(code);
     }
     let mut vm = vm.clone();
+    vm.sandbox.allow.extend(background.folder());
     let mut disks = vec![];
     for disk in &mut vm.disks {
         let (storage, format) = open_disk(disk)?;

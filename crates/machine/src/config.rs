@@ -37,6 +37,10 @@ struct File {
     insecure: Option<bool>,
     no_reboot: Option<bool>,
     paused: Option<bool>,
+    sandbox: Option<bool>,
+    user: Option<String>,
+    #[serde(default)]
+    allow_path: Vec<PathBuf>,
 }
 
 /// A value, or a list of them.
@@ -157,6 +161,9 @@ impl File {
         vm.insecure = self.insecure.unwrap_or_default();
         vm.no_reboot = self.no_reboot.unwrap_or_default();
         vm.paused = self.paused.unwrap_or_default();
+        vm.sandbox.on = self.sandbox.unwrap_or(vm.sandbox.on);
+        vm.sandbox.user = self.user;
+        vm.sandbox.allow = self.allow_path.iter().map(|path| folder.join(path)).collect();
         for disk in self.disk {
             vm.disks.push(disk.describe(folder).map_err(refuse("disk"))?);
         }

@@ -10,6 +10,7 @@ mod place;
 use std::path::PathBuf;
 
 use crate::boot_order::BootOrder;
+use crate::sandbox::SandboxDescription;
 use crate::sound::AudioTarget;
 use crate::vnc::{VncPlace, VncTarget};
 
@@ -84,6 +85,8 @@ pub struct VmDescription {
     pub no_reboot: bool,
     /// It waits to be told to begin.
     pub paused: bool,
+    /// What its process may still do when it runs.
+    pub sandbox: SandboxDescription,
 }
 
 impl Default for VmDescription {
@@ -112,6 +115,7 @@ impl Default for VmDescription {
             insecure: false,
             no_reboot: false,
             paused: false,
+            sandbox: SandboxDescription::default(),
         }
     }
 }
@@ -182,6 +186,7 @@ impl VmDescription {
             return refuse(&firmware.display().to_string(), problem);
         }
         self.check_vnc()?;
+        self.sandbox.check()?;
         self.check_units()
     }
 

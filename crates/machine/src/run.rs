@@ -28,6 +28,7 @@ use crate::io_thread::{self, Served};
 use crate::layout::{self, Arena};
 use crate::monitor::{self, Language, Operator, Parts, Subscribers, TerminalSession};
 use crate::network::{self, TapSink};
+use crate::sandbox::{self, Reach};
 use crate::serial;
 use crate::sound::{AudioTarget, Recorder, WaveForm};
 use crate::terminal::RawTerminal;
@@ -109,6 +110,8 @@ struct Machine {
     debugger: Arc<Mutex<Option<Stub>>>,
     subscribers: Arc<Subscribers>,
     recorder: Arc<Recorder>,
+    /// The files that its process reaches; `None` where that isn't confined.
+    reach: Option<Reach>,
 }
 
 /// What the boot CPU begins with.
@@ -172,6 +175,8 @@ pub fn run_with(
     let (nets, taps) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
+    // Before any thread starts, since each keeps what its starter had.
+    let reach = sandbox::confine_files(description).map_err(host("confine the VM to its files (--sandbox off doesn't)"))?;
     let power_on = vcpus[0].registers()?;
     let debugger = description.gdb.as_ref().map(|address| {
         Stub::listen(&address.0, control.clone()).map_err(host(format!("listen for a debugger at {}", address.0)))
@@ -196,6 +201,7 @@ pub fn run_with(
         debugger,
         subscribers: Arc::default(),
         recorder,
+        reach,
     };
     let description = &machine.description;
     let start = machine.boot_registers()?;
@@ -233,6 +239,7 @@ pub fn run_with(
         let work = move || monitor.read();
         std::thread::Builder::new().name("monitor".into()).spawn(work).map_err(host("start a thread"))?;
     }
+    sandbox::drop_privileges(&description.sandbox).map_err(host("drop privileges"))?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = vcpus
             .into_iter()
@@ -366,6 +373,7 @@ impl Machine {
             debugger: self.debugger.clone(),
             memory: description.memory.0,
             prelaunch: description.paused,
+            reach: self.reach.clone(),
         };
         let operator = Arc::new(Operator::new(parts, self.subscribers.clone()));
         for (language, targets) in [(Language::Hmp, &description.monitors), (Language::Qmp, &description.qmps)] {

@@ -106,6 +106,11 @@ impl Vm {
         }
     }
 
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Types at the console.
     pub(crate) fn send(&mut self, text: &str) {
         self.child.stdin.as_mut().expect("it is piped").write_all(text.as_bytes()).expect("the VM reads its console");
@@ -173,7 +178,7 @@ impl Drop for Namespace {
 }
 
 /// The effective user is root, as /proc has it.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"))
 }

@@ -1,6 +1,7 @@
 //! Executes the monitor's commands on the running VM: each operation once, whatever the language it was asked in.
 
 use std::io::BufWriter;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::Handle;
 use crate::bus::{MachineBus, Shared, lock};
 use crate::control::Control;
 use crate::gdb::Stub;
+use crate::sandbox::Reach;
 use crate::sound::{Recorder, WaveForm};
 use crate::vnc;
 
@@ -39,6 +41,8 @@ pub(crate) struct Parts {
     pub(crate) memory: u64,
     /// It has not begun yet.
     pub(crate) prelaunch: bool,
+    /// The files that the process reaches; `None` for all.
+    pub(crate) reach: Option<Reach>,
 }
 
 /// Does what the monitor's sessions ask for.
@@ -59,6 +63,7 @@ pub(crate) struct Operator {
     debugger: Arc<Mutex<Option<Stub>>>,
     memory: u64,
     prelaunch: Mutex<bool>,
+    reach: Option<Reach>,
     buttons: Mutex<Buttons>,
     /// One command at a time, whoever asks.
     turn: Mutex<()>,
@@ -67,6 +72,20 @@ pub(crate) struct Operator {
 /// A failure as the monitor tells it.
 pub(super) fn failed(error: impl std::fmt::Display) -> OperationError {
     OperationError::new(error.to_string())
+}
+
+/// The file of the host that a command names.
+fn file_of(command: &Command) -> Option<&Path> {
+    let file = match command {
+        Command::Screenshot(Screenshot { path, .. })
+        | Command::StartCapture(Wave { path, .. })
+        | Command::SaveMemory { path, .. }
+        | Command::DumpGuestMemory { path } => path,
+        // Images may also be at servers.
+        Command::ChangeMedium { file, .. } if !file.contains("://") => file,
+        _ => return None,
+    };
+    Some(Path::new(file))
 }
 
 fn unsupported(what: &str) -> OperationError {
@@ -96,6 +115,7 @@ impl Operator {
             debugger: parts.debugger,
             memory: parts.memory,
             prelaunch: Mutex::new(parts.prelaunch),
+            reach: parts.reach,
             buttons: Mutex::default(),
             turn: Mutex::default(),
         }
@@ -116,6 +136,7 @@ impl Operator {
             return self.send_keys(&keys, hold);
         }
         let _turn = lock(&self.turn);
+        self.check_reach(&command)?;
         match command {
             Command::Stop | Command::Continue | Command::Quit | Command::Reset | Command::PowerDown | Command::Nmi => {
                 Ok(self.run_control(&command))
@@ -144,6 +165,19 @@ impl Operator {
             Command::GdbServer { address } => self.gdb_server(address.as_deref()),
             command => self.query(&command),
         }
+    }
+
+    /// Says what to do about a file that the sandbox keeps from this process, before the kernel refuses it.
+    fn check_reach(&self, command: &Command) -> std::result::Result<(), OperationError> {
+        let Some((reach, file)) = self.reach.as_ref().zip(file_of(command)) else { return Ok(()) };
+        if reach.contains(file) {
+            return Ok(());
+        }
+        let folder = file.parent().unwrap_or(file).display();
+        Err(OperationError::new(format!(
+            "{}: the sandbox keeps this VM to {reach}; --allow-path {folder} at its start would let it in",
+            file.display()
+        )))
     }
 
     /// What needs no more than looking.
