@@ -84,7 +84,7 @@ struct Reader {
 
 /// The description that the flags stand for.
 pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<(VmDescription, Background)> {
-    let mut reader = Reader::default();
+    let mut reader = Reader { vm: run::alone(), ..Reader::default() };
     let mut flags = flags.into_iter();
     while let Some(given) = flags.next() {
         let Some(name) = given.strip_prefix('-').map(|name| name.strip_prefix('-').unwrap_or(name)) else {

@@ -10,7 +10,7 @@ use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
 use ferro_block::{FileOptions, FileStorage, Storage};
 use ferro_machine::{
     Accelerator, AudioTarget, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, MonitorTarget,
-    NetDescription, Outcome, SerialTarget, VmDescription, VncTarget,
+    NetDescription, Outcome, SandboxDescription, SerialTarget, VmDescription, VncTarget,
 };
 
 use crate::background::Background;
@@ -111,7 +111,7 @@ impl RunArgs {
     fn describe(self) -> anyhow::Result<VmDescription> {
         let mut vm = match &self.config {
             Some(path) => VmDescription::from_file(path)?,
-            None => VmDescription::default(),
+            None => alone(),
         };
         fn set<T>(into: &mut T, given: Option<T>) {
             if let Some(given) = given {
@@ -153,6 +153,14 @@ impl RunArgs {
         let background = self.background.clone();
         let vm = exit::with_code(exit::USAGE, self.describe())?;
         run_description(&vm, &background)
+    }
+}
+
+/// A VM that has its process for itself.
+pub(crate) fn alone() -> VmDescription {
+    VmDescription {
+        sandbox: SandboxDescription { on: true, ..SandboxDescription::default() },
+        ..VmDescription::default()
     }
 }
 

@@ -161,7 +161,7 @@ impl File {
         vm.insecure = self.insecure.unwrap_or_default();
         vm.no_reboot = self.no_reboot.unwrap_or_default();
         vm.paused = self.paused.unwrap_or_default();
-        vm.sandbox.on = self.sandbox.unwrap_or(vm.sandbox.on);
+        vm.sandbox.on = self.sandbox.unwrap_or(true);
         vm.sandbox.user = self.user;
         vm.sandbox.allow = self.allow_path.iter().map(|path| folder.join(path)).collect();
         for disk in self.disk {

@@ -176,7 +176,8 @@ pub fn run_with(
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
     // Before any thread starts, since each keeps what its starter had.
-    let reach = sandbox::confine_files(description).map_err(host("confine the VM to its files (--sandbox off doesn't)"))?;
+    let reach =
+        sandbox::confine_files(description).map_err(host("confine the VM to its files (--sandbox off doesn't)"))?;
     let power_on = vcpus[0].registers()?;
     let debugger = description.gdb.as_ref().map(|address| {
         Stub::listen(&address.0, control.clone()).map_err(host(format!("listen for a debugger at {}", address.0)))

@@ -13,8 +13,8 @@ pub(crate) use files::Reach;
 
 use crate::description::{DescriptionError, VmDescription, refuse};
 
-/// How the VM's process is confined.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How the VM's process is confined: not at all by default, since the caller may do other things in its process too.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SandboxDescription {
     /// Whether files and system calls are confined.
     pub on: bool,
@@ -22,12 +22,6 @@ pub struct SandboxDescription {
     pub user: Option<String>,
     /// Folders and files that it may reach beside those of its disks and sockets.
     pub allow: Vec<PathBuf>,
-}
-
-impl Default for SandboxDescription {
-    fn default() -> Self {
-        Self { on: true, user: None, allow: vec![] }
-    }
 }
 
 impl SandboxDescription {

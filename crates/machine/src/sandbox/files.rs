@@ -24,6 +24,7 @@ impl Reach {
     /// What this VM has to do with.
     pub(crate) fn of(vm: &VmDescription) -> Self {
         let mut paths = vm.sandbox.allow.clone();
+        paths.push("/dev/null".into());
         for disk in &vm.disks {
             // A device is reached alone: its folder has all the others.
             let file = Path::new(&disk.file);
@@ -73,8 +74,7 @@ impl Reach {
             // Sockets and devices that are open already stay usable.
             rules = rules.set_compatibility(landlock::CompatLevel::BestEffort);
             let readable = READ.iter().map(|path| (Path::new(path), AccessFs::from_read(abi) & !AccessFs::Execute));
-            let writable = self.0.iter().map(PathBuf::as_path).chain([Path::new("/dev/null")]);
-            let writable = writable.map(|path| (path, AccessFs::from_all(abi) & !AccessFs::Execute));
+            let writable = self.0.iter().map(|path| (path.as_path(), AccessFs::from_all(abi) & !AccessFs::Execute));
             for (path, access) in readable.chain(writable) {
                 // What isn't there can't be reached anyway.
                 let Ok(opened) = PathFd::new(path) else { continue };
@@ -105,7 +105,8 @@ fn name(file: &Path) -> &Path {
 
 impl std::fmt::Display for Reach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let paths: Vec<_> = self.0.iter().map(|path| path.display().to_string()).collect();
+        let named = self.0.iter().filter(|path| *path != Path::new("/dev/null"));
+        let paths: Vec<_> = named.map(|path| path.display().to_string()).collect();
         f.write_str(&paths.join(", "))
     }
 }
