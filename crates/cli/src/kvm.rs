@@ -1,17 +1,16 @@
 //! `ferro kvm`: QEMU's command line, as people type it at `kvm` or `qemu-system-x86_64`, turned into a VM's description.
 //! A flag that Ferro doesn't have is refused by its name, never skipped. Nothing is started here.
 
-use std::collections::HashMap;
+mod nets;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
-use ferro_machine::{
-    DiskDescription, DiskInterface, GdbAddress, MacAddress, MonitorTarget, NetBackend, NetDescription, SerialTarget,
-    VmDescription,
-};
+use ferro_machine::{DiskDescription, DiskInterface, GdbAddress, MonitorTarget, SerialTarget, VmDescription};
 
 use crate::background::Background;
 use crate::{exit, run};
+use nets::Nets;
 
 /// Run a virtual machine, described by QEMU's flags.
 #[derive(Debug, clap::Args)]
@@ -25,8 +24,9 @@ pub(crate) struct KvmArgs {
 const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
 [,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on], -display none, -net nic[,macaddr=A],
--net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
--no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N,
+-net user[,hostfwd=tcp:[HOST]:PORT-[GUEST]:PORT][,restrict=on], -net tap,ifname=N,script=no, -net none,
+-netdev user|tap,id=I,… -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
+-no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic user|tap,…,
 -sandbox on|off, -runas USER";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
@@ -50,22 +50,6 @@ impl KvmArgs {
         let (vm, background) = exit::with_code(exit::USAGE, describe(self.flags))?;
         run::run_description(&vm, &background)
     }
-}
-
-/// A card (`-net nic`, `-device virtio-net-pci`) and what it is plugged into, in the order they were given.
-#[derive(Default)]
-struct Nets {
-    cards: Vec<Card>,
-    /// `-net tap`, which QEMU joins to `-net nic` by one hub.
-    taps: Vec<String>,
-    /// `-netdev`, by their ids.
-    named: HashMap<String, String>,
-}
-
-struct Card {
-    mac: Option<MacAddress>,
-    /// The `-netdev` it belongs to; that of `-net nic` isn't named.
-    netdev: Option<String>,
 }
 
 #[derive(Default)]
@@ -193,7 +177,7 @@ impl Reader {
             "net" => return self.nets.net(value),
             "nic" => return self.nets.nic(value),
             "netdev" => return self.nets.netdev(value),
-            "device" => return self.nets.device(value),
+            "device" => return self.device(value),
             "gdb" => self.vm.gdb = Some(value.parse()?),
             "accel" => self.accelerator(value)?,
             "name" => {
@@ -238,6 +222,16 @@ impl Reader {
         }
         self.vm.serial = value.strip_prefix("mon:").unwrap_or(value).parse()?;
         Ok(())
+    }
+
+    fn device(&mut self, value: &str) -> anyhow::Result<()> {
+        let (kind, options) = nets::options(value);
+        match kind {
+            "virtio-net-pci" | "virtio-net" => self.nets.card(&options),
+            // Every VM has both.
+            "virtio-rng-pci" | "virtio-balloon-pci" | "virtio-balloon" => Ok(()),
+            _ => bail!("{kind}: the devices that can be added are virtio-net-pci, and disks by -drive"),
+        }
     }
 
     fn accelerator(&mut self, value: &str) -> anyhow::Result<()> {
@@ -339,138 +333,9 @@ fn cpus(value: &str) -> anyhow::Result<u32> {
     first.and_then(|number| number.parse().ok()).context("the number of vCPUs is missing: -smp 2")
 }
 
-/// What `tap` options say: the interface. A script that would set it up isn't run.
-fn tap(options: &[(&str, &str)]) -> anyhow::Result<String> {
-    let mut name = None;
-    for (key, value) in options {
-        match *key {
-            "ifname" => name = Some((*value).to_owned()),
-            "script" | "downscript" if *value == "no" => {}
-            "script" | "downscript" => {
-                bail!("{key}={value}: no scripts are run: set the interface up before, say {key}=no")
-            }
-            "id" | "vlan" | "mac" | "model" => {}
-            _ => bail!("{key}: a TAP interface has ifname, script and downscript"),
-        }
-    }
-    name.context("ifname= is missing: which TAP interface?")
-}
-
-fn get<'a>(options: &[(&'a str, &'a str)], key: &str) -> Option<&'a str> {
-    options.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
-}
-
-fn options(value: &str) -> (&str, Vec<(&str, &str)>) {
-    let mut parts = value.split(',');
-    let kind = parts.next().unwrap_or_default();
-    (kind, parts.map(|part| part.split_once('=').unwrap_or((part, ""))).collect())
-}
-
-fn check_model(model: Option<&str>) -> anyhow::Result<()> {
-    match model {
-        None | Some("virtio" | "virtio-net-pci") => Ok(()),
-        Some(model) => bail!("model={model}: network cards are virtio: say model=virtio"),
-    }
-}
-
-impl Nets {
-    fn net(&mut self, value: &str) -> anyhow::Result<()> {
-        let (kind, options) = options(value);
-        match kind {
-            "nic" => {
-                check_model(get(&options, "model"))?;
-                let known = ["macaddr", "model", "vlan", "netdev"];
-                if let Some((key, _)) = options.iter().find(|(key, _)| !known.contains(key)) {
-                    bail!("{key}: a card has macaddr and model");
-                }
-                let mac = get(&options, "macaddr").map(str::parse).transpose()?;
-                self.cards.push(Card { mac, netdev: get(&options, "netdev").map(ToOwned::to_owned) });
-            }
-            "tap" => self.taps.push(tap(&options)?),
-            "none" => {}
-            _ => bail!("{kind}: a card (nic) is plugged into tap,ifname=NAME"),
-        }
-        Ok(())
-    }
-
-    /// Both ends in one flag.
-    fn nic(&mut self, value: &str) -> anyhow::Result<()> {
-        let (kind, options) = options(value);
-        match kind {
-            "tap" => {
-                check_model(get(&options, "model"))?;
-                let mac = get(&options, "mac").map(str::parse).transpose()?;
-                let id = format!("-nic {}", self.named.len());
-                self.named.insert(id.clone(), tap(&options)?);
-                self.cards.push(Card { mac, netdev: Some(id) });
-            }
-            "none" => {}
-            _ => bail!("{kind}: a card is plugged into tap,ifname=NAME"),
-        }
-        Ok(())
-    }
-
-    fn netdev(&mut self, value: &str) -> anyhow::Result<()> {
-        let (kind, options) = options(value);
-        if kind != "tap" {
-            bail!("{kind}: a card is plugged into tap,id=ID,ifname=NAME");
-        }
-        let id = get(&options, "id").context("id= is missing")?;
-        self.named.insert(id.to_owned(), tap(&options)?);
-        Ok(())
-    }
-
-    fn device(&mut self, value: &str) -> anyhow::Result<()> {
-        let (kind, options) = options(value);
-        match kind {
-            "virtio-net-pci" | "virtio-net" => {
-                let mac = get(&options, "mac").map(str::parse).transpose()?;
-                let netdev = get(&options, "netdev").context("netdev= is missing")?.to_owned();
-                if let Some((key, _)) = options.iter().find(|(key, _)| !["mac", "netdev", "id"].contains(key)) {
-                    bail!("{key}: a card has netdev, mac and id");
-                }
-                self.cards.push(Card { mac, netdev: Some(netdev) });
-            }
-            // Every VM has both.
-            "virtio-rng-pci" | "virtio-balloon-pci" | "virtio-balloon" => {}
-            _ => bail!("{kind}: the devices that can be added are virtio-net-pci, and disks by -drive"),
-        }
-        Ok(())
-    }
-
-    /// Gives each card its interface.
-    fn join(self) -> anyhow::Result<Vec<NetDescription>> {
-        let Self { cards, taps, mut named } = self;
-        let mut taps = taps.into_iter();
-        let mut joined = vec![];
-        for Card { mac, netdev } in cards {
-            let name = match netdev {
-                None => taps.next().context("-net nic: nothing to plug it into: add -net tap,ifname=NAME,script=no")?,
-                Some(id) => {
-                    named.remove(&id).with_context(|| format!("netdev={id}: no -netdev has this id, or two cards"))?
-                }
-            };
-            joined.push((name, mac));
-        }
-        // QEMU takes an interface without a card too; a guest would not see it.
-        if let Some(name) = taps.next() {
-            bail!("-net tap,ifname={name}: no card is plugged into it: add -net nic");
-        }
-        if let Some((id, _)) = named.into_iter().next() {
-            bail!("-netdev {id}: no card is plugged into it: add -device virtio-net-pci,netdev={id}");
-        }
-        let check = |(name, mac)| {
-            let net: NetDescription = format!("tap={name}").parse()?;
-            let NetBackend::Tap(name) = net.backend;
-            Ok(NetDescription { backend: NetBackend::Tap(name), mac })
-        };
-        joined.into_iter().map(check).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use ferro_machine::{Accelerator, MemorySize};
+    use ferro_machine::{Accelerator, MemorySize, NetBackend};
 
     use super::*;
 
@@ -574,7 +439,9 @@ mod tests {
             ("-kernel k -net tap", "ifname="),
             ("-kernel k -net tap,ifname=t,script=/etc/x", "script=no"),
             ("-kernel k -net nic,model=e1000", "virtio"),
-            ("-kernel k -net user", "tap"),
+            ("-kernel k -net user", "-net nic"),
+            ("-kernel k -net nic -net user,tftp=/x", "tftp"),
+            ("-kernel k -net nic -net slirp", "user"),
             ("-kernel k -netdev tap,id=a,ifname=t", "netdev=a"),
             ("-kernel k -device virtio-net-pci,netdev=b", "netdev=b"),
             ("-kernel k -device e1000", "virtio-net-pci"),
@@ -586,6 +453,22 @@ mod tests {
             let flag = line.split(' ').nth(2).unwrap_or("-kernel");
             assert!(error.contains(told) || error.contains(flag) && told == "macaddr", "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn user_networking_is_spelled_in_three_ways() {
+        let vm = read(
+            "-kernel k -net nic,macaddr=52:54:00:12:34:56 -net user,hostfwd=tcp::2222-:22 -nic user,model=virtio \
+             -netdev user,id=n,restrict=on -device virtio-net-pci,netdev=n",
+        )
+        .unwrap();
+        let forwards = vm.nets.iter().map(|net| match &net.backend {
+            NetBackend::User(user) => (user.forwards.len(), user.config.restrict),
+            NetBackend::Tap(name) => panic!("a TAP interface {name}"),
+        });
+        assert_eq!(forwards.collect::<Vec<_>>(), [(1, false), (0, false), (0, true)]);
+        assert_eq!(vm.check(), Ok(()));
+        assert!(read("-kernel k -nic user,hostfwd=tcp:0.0.0.0:1-:2").unwrap().check().is_err());
     }
 
     #[test]

@@ -61,8 +61,8 @@ pub(crate) struct RunArgs {
     /// A CD-ROM drive with the image of a disc in it
     #[arg(long = "cdrom", value_name = "FILE")]
     cdroms: Vec<String>,
-    /// A network card: tap=NAME[,mac=A][,model=virtio]
-    #[arg(long = "net", value_name = "tap=NAME[,…]")]
+    /// A network card: tap=NAME or user[,hostfwd=tcp:127.0.0.1:8080-:80][,net=N/P][,restrict=on], then [,mac=A][,model=virtio]
+    #[arg(long = "net", value_name = "WHERE[,…]")]
     nets: Vec<NetDescription>,
     /// Where sound goes: none, wav=F; with a place to go to there is an AC'97 sound card [default: none]
     #[arg(long, value_name = "WHERE")]

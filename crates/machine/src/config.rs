@@ -80,7 +80,9 @@ struct Disk {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Net {
-    tap: String,
+    tap: Option<String>,
+    /// Options of user networking, such as `hostfwd=tcp:127.0.0.1:8080-:80`; empty for none.
+    user: Option<String>,
     mac: Option<String>,
     model: Option<String>,
 }
@@ -212,7 +214,12 @@ impl Disk {
 
 impl Net {
     fn describe(self) -> Result<NetDescription, DescriptionError> {
-        let mut text = format!("tap={}", self.tap);
+        let mut text = match (self.tap, self.user) {
+            (Some(tap), None) => format!("tap={tap}"),
+            (None, Some(options)) if options.is_empty() => "user".into(),
+            (None, Some(options)) => format!("user,{options}"),
+            _ => return crate::description::refuse("", "a network card is plugged into either tap or user"),
+        };
         for (key, value) in [("mac", self.mac), ("model", self.model)] {
             if let Some(value) = value {
                 text.push_str(&format!(",{key}={value}"));

@@ -6,6 +6,7 @@ mod execution;
 mod net;
 mod options;
 mod place;
+mod user_net;
 
 use std::path::PathBuf;
 
@@ -18,6 +19,7 @@ pub use disk::{DiskDescription, DiskInterface};
 pub use execution::{Accelerator, ClockSource, MemorySize};
 pub use net::{MacAddress, NetBackend, NetDescription};
 pub use place::{GdbAddress, MonitorTarget, SerialTarget};
+pub use user_net::{Forward, Transport, UserNet};
 
 pub(crate) use options::{split_options, switch};
 use place::is_loopback;
@@ -184,6 +186,16 @@ impl VmDescription {
         if let Some(firmware) = self.firmware.as_ref().filter(|_| self.kernel.is_some()) {
             let problem = "a kernel (--kernel) is booted without firmware: leave --firmware away";
             return refuse(&firmware.display().to_string(), problem);
+        }
+        for net in &self.nets {
+            if let NetBackend::User(user) = &net.backend
+                && let Some(open) = user.forwards.iter().find(|forward| !forward.host.ip().is_loopback())
+                && !self.insecure
+            {
+                let problem =
+                    "whoever connects there reaches the guest: let hostfwd= listen at 127.0.0.1, or say --insecure";
+                return refuse(&open.host.to_string(), problem);
+            }
         }
         self.check_vnc()?;
         self.sandbox.check()?;

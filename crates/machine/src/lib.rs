@@ -30,8 +30,8 @@ pub use boot_order::{BootDevice, BootOrder};
 pub use config::ConfigError;
 pub use control::{Control, Event};
 pub use description::{
-    Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, GdbAddress, MacAddress, MemorySize,
-    MonitorTarget, NetBackend, NetDescription, SerialTarget, VmDescription,
+    Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, Forward, GdbAddress, MacAddress,
+    MemorySize, MonitorTarget, NetBackend, NetDescription, SerialTarget, Transport, UserNet, VmDescription,
 };
 pub use ferro_devices::ide::{MediumState, TrayError};
 pub use ferro_devices::ps2::{Buttons, Key};

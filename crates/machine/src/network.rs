@@ -1,43 +1,57 @@
-//! What a network card is plugged into on the host: a TAP interface. One thread per card brings frames in.
+//! What a network card is plugged into on the host: opened before the board is built, connected to its card afterwards.
+
+mod resolver;
+mod sockets;
+mod tap;
+mod user;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::Arc;
 
 use ferro_devices::virtio::{FrameSink, Net, VirtioPci};
 
-use crate::bus::{Shared, lock};
+use crate::bus::Shared;
 use crate::control::Control;
+use crate::description::NetBackend;
 
-/// The longest frame that comes from the host.
-const MAX_FRAME: usize = 65_550;
+/// What was opened for a card.
+pub(crate) enum Plug {
+    Tap(File),
+    User(Box<user::Backend>),
+}
 
-/// The card's end of a TAP interface.
-pub(crate) struct TapSink(pub(crate) File);
-
-impl FrameSink for TapSink {
-    fn send(&mut self, frame: &[u8]) {
-        // A full queue or an interface that is down loses the frame, as a switch would.
-        let _ = self.0.write(frame);
+/// Opens what a card is plugged into, and where its frames go.
+///
+/// # Errors
+/// What couldn't be had, as a verb phrase, and what the host said.
+pub(crate) fn open(backend: &NetBackend) -> Result<(Plug, Box<dyn FrameSink>), (String, io::Error)> {
+    match backend {
+        NetBackend::Tap(name) => {
+            let tried = || format!("attach to the TAP interface {name}");
+            let tap = ferro_sys::tap::open(name).map_err(|error| (tried(), error))?;
+            let sink = tap::TapSink(tap.try_clone().map_err(|error| (tried(), error))?);
+            Ok((Plug::Tap(tap), Box::new(sink)))
+        }
+        NetBackend::User(user) => {
+            let (backend, sink) = user::Backend::open(user)?;
+            Ok((Plug::User(Box::new(backend)), Box::new(sink)))
+        }
     }
 }
 
-/// Brings frames from the TAP interface to the card until the interface goes away or the VM ends.
-///
-/// # Errors
-/// A thread that can't be started.
-pub(crate) fn receive(mut tap: File, card: Shared<VirtioPci<Net>>, control: Arc<Control>) -> io::Result<()> {
-    let work = move || {
-        let mut frame = vec![0; MAX_FRAME];
-        while let Ok(len) = tap.read(&mut frame) {
-            // A guest without a buffer loses the frame.
-            let taken = control.while_running(|| {
-                lock(&card).act(|device, queues, memory| device.receive(&frame[..len], queues, memory));
-            });
-            if taken.is_none() {
-                return;
+impl Plug {
+    /// Brings frames to the card from now on, in a thread of its own.
+    ///
+    /// # Errors
+    /// A thread that can't be started.
+    pub(crate) fn connect(self, card: Shared<VirtioPci<Net>>, control: Arc<Control>) -> io::Result<()> {
+        match self {
+            Self::Tap(tap) => tap::receive(tap, card, control),
+            Self::User(backend) => {
+                let work = move || backend.work(&card, &control);
+                std::thread::Builder::new().name("net-user".into()).spawn(work).map(drop)
             }
         }
-    };
-    std::thread::Builder::new().name("net-in".into()).spawn(work).map(drop)
+    }
 }

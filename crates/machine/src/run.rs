@@ -19,7 +19,7 @@ use crate::boot::{self, BootError, Kernel};
 use crate::bus::lock;
 use crate::control::{Control, Event, JobQueue, Turn};
 use crate::description::{
-    Accelerator, ClockSource, DescriptionError, MacAddress, MonitorTarget, NetBackend, SerialTarget, VmDescription,
+    Accelerator, ClockSource, DescriptionError, MacAddress, MonitorTarget, SerialTarget, VmDescription,
 };
 use crate::firmware::{Firmware, FirmwareError};
 use crate::gdb::Stub;
@@ -27,7 +27,7 @@ use crate::handle::{Handle, Screen};
 use crate::io_thread::{self, Served};
 use crate::layout::{self, Arena};
 use crate::monitor::{self, Language, Operator, Parts, Subscribers, TerminalSession};
-use crate::network::{self, TapSink};
+use crate::network;
 use crate::sandbox::{self, Reach};
 use crate::serial;
 use crate::sound::{AudioTarget, Recorder, WaveForm};
@@ -172,7 +172,7 @@ pub fn run_with(
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
     let disks = description.disks.iter().cloned().zip(disks);
     let disks = disks.map(|(description, storage)| OpenDisk { description, storage }).collect();
-    let (nets, taps) = open_nets(description)?;
+    let (nets, plugs) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
     // Before any thread starts, since each keeps what its starter had.
@@ -221,8 +221,8 @@ pub fn run_with(
         serial::connect(&description.console, outgoing, chip, &control, shared(&description.console))
             .map_err(host(format!("connect the console to {:?}", description.console)))?;
     }
-    for (tap, card) in taps.into_iter().zip(&machine.board.cards) {
-        network::receive(tap, card.clone(), control.clone()).map_err(host("start a thread"))?;
+    for (plug, card) in plugs.into_iter().zip(&machine.board.cards) {
+        plug.connect(card.clone(), control.clone()).map_err(host("start a thread"))?;
     }
     let served = io_thread::attach(&machine.vm, &machine.board.pci, &machine.board.busy)?;
     let quit = control.clone();
@@ -299,17 +299,16 @@ fn use_kvm(description: &VmDescription) -> bool {
     }
 }
 
-fn open_nets(description: &VmDescription) -> Result<(Vec<OpenNet>, Vec<std::fs::File>), RunError> {
-    let (mut nets, mut taps) = (vec![], vec![]);
+fn open_nets(description: &VmDescription) -> Result<(Vec<OpenNet>, Vec<network::Plug>), RunError> {
+    let (mut nets, mut plugs) = (vec![], vec![]);
     for (index, net) in description.nets.iter().enumerate() {
-        let NetBackend::Tap(name) = &net.backend;
-        let tap = ferro_sys::tap::open(name).map_err(host(format!("attach to the TAP interface {name}")))?;
-        let sink = TapSink(tap.try_clone().map_err(host(format!("attach to the TAP interface {name}")))?);
+        let (plug, sink) =
+            network::open(&net.backend).map_err(|(operation, source)| RunError::Host { operation, source })?;
         let mac = net.mac.unwrap_or_else(|| made_up_address(&description.name, index));
-        nets.push(OpenNet { mac, sink: Box::new(sink) });
-        taps.push(tap);
+        nets.push(OpenNet { mac, sink });
+        plugs.push(plug);
     }
-    Ok((nets, taps))
+    Ok((nets, plugs))
 }
 
 /// An address that is the same at every start of the same VM (FNV-1a over its name), in QEMU's range.
@@ -349,13 +348,12 @@ impl Machine {
     fn open_monitors(&self) -> Result<Option<Arc<TerminalSession>>, RunError> {
         let Self { description, board, .. } = self;
         let cards = board.cards.iter().zip(&description.nets).enumerate().map(|(index, (card, net))| {
-            let NetBackend::Tap(tap) = &net.backend;
             let mac = net.mac.unwrap_or_else(|| made_up_address(&description.name, index));
             let info = NetworkInfo {
                 name: format!("net{index}"),
                 model: "virtio-net-pci".into(),
                 mac: mac.to_string(),
-                peer: format!("tap: ifname={tap}"),
+                peer: net.backend.to_string(),
                 link: true,
             };
             (info, card.clone())

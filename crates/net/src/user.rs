@@ -26,6 +26,18 @@ use udp::Ports;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId(u64);
 
+impl FlowId {
+    /// As a number below 2^56.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// What [`FlowId::to_bits`] made a number of.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
 /// What an engine wants done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::user_net::{UserNet, UserOptions};
 use super::{DescriptionError, refuse, split_options};
 
 /// An Ethernet address.
@@ -43,6 +44,24 @@ impl FromStr for MacAddress {
 pub enum NetBackend {
     /// A TAP interface of the host, by name.
     Tap(String),
+    /// A network of the VM's process alone, with NAT; needs no privileges.
+    User(Box<UserNet>),
+}
+
+impl std::fmt::Display for NetBackend {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tap(name) => write!(out, "tap: ifname={name}"),
+            Self::User(user) => {
+                write!(
+                    out,
+                    "user: net={},restrict={}",
+                    user.config.network,
+                    if user.config.restrict { "on" } else { "off" }
+                )
+            }
+        }
+    }
 }
 
 /// One network card.
@@ -57,9 +76,9 @@ pub struct NetDescription {
 impl FromStr for NetDescription {
     type Err = DescriptionError;
 
-    /// `tap=NAME[,mac=A][,model=virtio]`
+    /// `tap=NAME[,mac=A][,model=virtio]` or `user[,hostfwd=…][,net=…]…[,mac=A][,model=virtio]`
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (mut backend, mut mac) = (None, None);
+        let (mut backend, mut user, mut mac) = (None, None, None);
         for part in split_options(text) {
             match part.split_once('=') {
                 // As long as the kernel takes.
@@ -70,12 +89,16 @@ impl FromStr for NetDescription {
                 Some(("mac", address)) => mac = Some(address.parse()?),
                 Some(("model", "virtio")) => {}
                 Some(("model", model)) => return refuse(model, "a network card's model is virtio"),
-                _ => return refuse(&part, "a network card is tap=NAME[,mac=…][,model=virtio]"),
+                None if part == "user" => user = Some(UserOptions::default()),
+                Some((key, value)) if user.is_some() => user.get_or_insert_default().set(key, value)?,
+                _ => return refuse(&part, "a network card is tap=NAME or user, then [,mac=…][,model=virtio]"),
             }
         }
-        match backend {
-            Some(backend) => Ok(Self { backend, mac }),
-            None => refuse(text, "a network card needs something to be plugged into: tap=NAME"),
+        match (backend, user) {
+            (Some(backend), None) => Ok(Self { backend, mac }),
+            (None, Some(user)) => Ok(Self { backend: NetBackend::User(Box::new(user.network()?)), mac }),
+            (Some(_), Some(_)) => refuse(text, "a network card is plugged into one thing: tap=NAME or user"),
+            (None, None) => refuse(text, "a network card needs something to be plugged into: tap=NAME or user"),
         }
     }
 }
