@@ -25,7 +25,7 @@ const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
 [,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on], -display none, -net nic[,macaddr=A],
 -net user[,hostfwd=tcp:[HOST]:PORT-[GUEST]:PORT][,restrict=on], -net tap,ifname=N,script=no, -net none,
--netdev user|tap,id=I,… -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
+-netdev user|tap,id=I,… -device virtio-net-pci,netdev=I[,mac=A], -device virtio-tablet-pci, -usbdevice tablet, -snapshot,
 -no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic user|tap,…,
 -sandbox on|off, -runas USER";
 
@@ -35,7 +35,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["mon", "chardev"], "say where the monitor is with -monitor or -qmp"),
     (&["option-rom"], "the board has its option ROM: leave it away"),
     (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
-    (&["usb", "usbdevice"], "there is no USB"),
+    (&["usb"], "there is no USB: -usbdevice tablet gives a virtio tablet, and needs no -usb"),
     (&["soundhw", "audiodev", "audio"], "record with the monitor's wavcapture, or with ferro run --audio wav=FILE"),
     (&["fda", "fdb"], "there is no floppy drive: give the image as a disk, -hda F"),
 ];
@@ -111,6 +111,7 @@ const VALUED: &[&str] = &[
     "nic",
     "netdev",
     "device",
+    "usbdevice",
     "gdb",
     "accel",
     "name",
@@ -178,6 +179,8 @@ impl Reader {
             "nic" => return self.nets.nic(value),
             "netdev" => return self.nets.netdev(value),
             "device" => return self.device(value),
+            "usbdevice" if value == "tablet" => self.vm.tablet = true,
+            "usbdevice" => bail!("there is no USB: say tablet, which gives a virtio tablet"),
             "gdb" => self.vm.gdb = Some(value.parse()?),
             "accel" => self.accelerator(value)?,
             "name" => {
@@ -228,10 +231,23 @@ impl Reader {
         let (kind, options) = nets::options(value);
         match kind {
             "virtio-net-pci" | "virtio-net" => self.nets.card(&options),
+            "virtio-tablet-pci" | "virtio-tablet" => self.tablet(&options),
             // Every VM has both.
             "virtio-rng-pci" | "virtio-balloon-pci" | "virtio-balloon" => Ok(()),
-            _ => bail!("{kind}: the devices that can be added are virtio-net-pci, and disks by -drive"),
+            _ => bail!(
+                "{kind}: the devices that can be added are virtio-net-pci and virtio-tablet-pci, and disks by -drive"
+            ),
         }
+    }
+
+    fn tablet(&mut self, options: &[(&str, &str)]) -> anyhow::Result<()> {
+        if let Some((key, _)) = options.iter().find(|(key, _)| *key != "id") {
+            bail!("{key}: of a tablet's options only id can be given");
+        }
+        if std::mem::replace(&mut self.vm.tablet, true) {
+            bail!("there is one tablet");
+        }
+        Ok(())
     }
 
     fn accelerator(&mut self, value: &str) -> anyhow::Result<()> {
@@ -269,7 +285,7 @@ impl Reader {
         }
         self.vm.nets = self.nets.join()?;
         // Said here, in this command line's words.
-        if self.vm.kernel.is_none() && self.vm.disks.is_empty() {
+        if self.vm.kernel.is_none() && self.vm.disks.iter().all(DiskDescription::is_empty) {
             bail!("there is nothing to boot: give a disk (-hda), a CD-ROM (-cdrom) or a kernel (-kernel)");
         }
         if self.vm.paused && self.vm.gdb.is_none() && self.vm.monitors.is_empty() && self.vm.qmps.is_empty() {
@@ -299,10 +315,13 @@ fn drive(value: &str) -> anyhow::Result<DiskDescription> {
             _ => rest += &format!(",{part}"),
         }
     }
-    let file = file.context("file= is missing")?;
+    // As with QEMU, a CD-ROM drive may be empty.
+    let empty = file.is_none() && rest.contains(",media=cdrom");
+    let file = if empty { "none".into() } else { file.context("file= is missing")? };
     // QEMU numbers the disks of each interface.
     let unit = index.filter(|_| interface == "ide").map_or_else(String::new, |index| format!(",unit={index}"));
-    Ok(format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?)
+    let disk: DiskDescription = format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?;
+    Ok(if empty { DiskDescription { unit: disk.unit, ..DiskDescription::empty_cdrom() } } else { disk })
 }
 
 /// `on` or `off`, then what QEMU would refuse in detail: all of that is refused here anyway.
@@ -469,6 +488,16 @@ mod tests {
         assert_eq!(forwards.collect::<Vec<_>>(), [(1, false), (0, false), (0, true)]);
         assert_eq!(vm.check(), Ok(()));
         assert!(read("-kernel k -nic user,hostfwd=tcp:0.0.0.0:1-:2").unwrap().check().is_err());
+    }
+
+    #[test]
+    fn a_drive_may_be_empty_and_there_may_be_a_tablet() {
+        let vm = read("-kernel k -drive if=ide,index=3,media=cdrom -usbdevice tablet").unwrap();
+        assert!(vm.disks[0].is_empty() && vm.disks[0].unit == Some(3) && vm.tablet);
+        assert!(read("-kernel k -device virtio-tablet-pci,id=t").unwrap().tablet);
+        assert!(read("-drive media=cdrom").unwrap_err().contains("nothing to boot"));
+        assert!(read("-kernel k -drive if=ide").unwrap_err().contains("file= is missing"));
+        assert!(read("-kernel k -usbdevice mouse").unwrap_err().contains("tablet"));
     }
 
     #[test]
