@@ -1,5 +1,6 @@
 //! A client's session: what it was told, what it wants, what it doesn't have yet. Nothing is drawn ahead of what a client
-//! asks for: one that reads slowly gets fewer updates with more in each, and takes no more memory than one update.
+//! asks for: one that reads slowly gets fewer updates with more in each, and takes no more memory than one update and one
+//! picture.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -8,28 +9,18 @@ use super::handshake::{GREETING, Handshake, Progress};
 use super::messages::{self, Message};
 use super::pixel::{Converter, PixelFormat};
 use super::region::Region;
+use super::shown::Shown;
 use super::{Ending, Output, Rect, keysym};
 use crate::keys::Key;
+use abilities::{Abilities, Notices};
 
+mod abilities;
+mod input;
 mod update;
 
 #[cfg(test)]
 mod tests;
 
-const DESKTOP_SIZE: i32 = -223;
-const POINTER_TYPE: i32 = -257;
-const EXTENDED_KEY: i32 = -258;
-const LED_STATE: i32 = -261;
-const EXTENDED_DESKTOP_SIZE: i32 = -308;
-const FENCE: i32 = -312;
-const CONTINUOUS: i32 = -313;
-
-const FENCE_REQUEST: u32 = 1 << 31;
-/// BlockBefore, BlockAfter and SyncNext, which sending everything in order keeps.
-const FENCE_KNOWN: u32 = 7;
-
-/// A relative movement of nothing.
-const STILL: i32 = 0x7fff;
 /// Columns and rows of the largest picture that is shown.
 const LARGEST: usize = 1 << 14;
 
@@ -57,35 +48,6 @@ pub enum Wants {
     Update,
 }
 
-/// What a client can do beyond the basic protocol.
-#[derive(Debug, Default)]
-struct Abilities {
-    desktop_size: bool,
-    extended_desktop_size: bool,
-    pointer_type: bool,
-    extended_key: bool,
-    led_state: bool,
-    fence: bool,
-    continuous: bool,
-}
-
-/// Rectangles without pixels that the next update has to have in it.
-#[derive(Debug, Default)]
-struct Notices {
-    size: bool,
-    /// An attempt to change the size, to be refused.
-    size_refused: bool,
-    pointer_type: bool,
-    extended_key: bool,
-    lamps: bool,
-}
-
-impl Notices {
-    fn any(&self) -> bool {
-        self.size || self.size_refused || self.pointer_type || self.extended_key || self.lamps
-    }
-}
-
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     Handshake,
@@ -109,11 +71,13 @@ pub struct Session {
     notices: Notices,
     /// The size that the client knows.
     size: (u16, u16),
-    /// What of the screen the client doesn't have.
+    /// Where the screen has changed since the client was sent it, or was asked for anew.
     dirty: Region,
+    shown: Shown,
     requested: Option<Rect>,
     continuous: Option<Rect>,
     lamps: u8,
+    absolute: bool,
     pointer: Option<(u16, u16, u8)>,
     pressed: BTreeSet<Key>,
 }
@@ -143,9 +107,11 @@ impl Session {
             notices: Notices::default(),
             size,
             dirty,
+            shown: Shown::default(),
             requested: None,
             continuous: None,
             lamps: 0,
+            absolute: false,
             pointer: None,
             pressed: BTreeSet::new(),
         }
@@ -213,16 +179,6 @@ impl Session {
         self.output.push_back(Output::Close(ending));
     }
 
-    /// Lets go of the keys and buttons that the client holds: it is gone, or has to go.
-    pub fn release(&mut self) {
-        for key in std::mem::take(&mut self.pressed) {
-            self.output.push_back(Output::Key { key, down: false });
-        }
-        if self.pointer.take().is_some_and(|(_, _, buttons)| buttons & 7 != 0) {
-            self.output.push_back(Output::Pointer { dx: 0, dy: 0, wheel: 0, buttons: 0 });
-        }
-    }
-
     fn send(&mut self, bytes: Vec<u8>) {
         self.output.push_back(Output::Send(bytes));
     }
@@ -263,6 +219,7 @@ impl Session {
                 let area = area.clipped(self.size);
                 if !incremental {
                     self.dirty.add(area);
+                    self.shown.forget(area);
                 }
                 self.requested = Some(self.requested.map_or(area, |requested| requested.joined(area)));
             }
@@ -279,11 +236,7 @@ impl Session {
                     self.send(vec![150]);
                 }
             }
-            Message::Fence { flags, payload } => {
-                if flags & FENCE_REQUEST != 0 {
-                    self.send(fence(flags & FENCE_KNOWN, &payload));
-                }
-            }
+            Message::Fence { flags, payload } => self.answer_fence(flags, &payload),
             Message::SetDesktopSize => self.notices.size_refused = self.abilities.extended_desktop_size,
         }
     }
@@ -291,77 +244,12 @@ impl Session {
     fn set_format(&mut self, bytes: &[u8; 16]) {
         let Some(format) = PixelFormat::parse(bytes) else { return self.close(Ending::Malformed) };
         self.converter = Converter::new(format);
+        // What it has may have fewer colours.
+        self.shown.forget(Rect::of_size(self.size));
         if let Some(colours) = format.colour_map() {
             let mut message = vec![1, 0, 0, 0, 1, 0];
             message.extend(colours.flatten().flat_map(u16::to_be_bytes));
             self.send(message);
         }
     }
-
-    fn set_encodings(&mut self, numbers: &[i32]) {
-        self.encoding = numbers.iter().find_map(|number| Encoding::from_number(*number)).unwrap_or(Encoding::Raw);
-        self.effort = Effort::default();
-        let before = std::mem::take(&mut self.abilities);
-        for &number in numbers {
-            match number {
-                DESKTOP_SIZE => self.abilities.desktop_size = true,
-                EXTENDED_DESKTOP_SIZE => self.abilities.extended_desktop_size = true,
-                POINTER_TYPE => self.abilities.pointer_type = true,
-                EXTENDED_KEY => self.abilities.extended_key = true,
-                LED_STATE => self.abilities.led_state = true,
-                FENCE => self.abilities.fence = true,
-                CONTINUOUS => self.abilities.continuous = true,
-                -256..=-247 => self.effort.compression = (number + 256) as u32,
-                -32..=-23 => self.effort.quality = Some((number + 32) as u8),
-                _ => {}
-            }
-        }
-        let now = &self.abilities;
-        self.notices.size |= now.extended_desktop_size && !before.extended_desktop_size;
-        self.notices.pointer_type |= now.pointer_type && !before.pointer_type;
-        self.notices.extended_key |= now.extended_key && !before.extended_key;
-        self.notices.lamps |= now.led_state && !before.led_state;
-        let (fence_new, continuous_new) = (now.fence && !before.fence, now.continuous && !before.continuous);
-        if fence_new {
-            self.send(fence(FENCE_REQUEST | 1, &[]));
-        }
-        if continuous_new {
-            // That it may be turned on.
-            self.send(vec![150]);
-        }
-    }
-
-    fn key(&mut self, key: Option<Key>, down: bool) {
-        let Some(key) = key else { return };
-        if down {
-            self.pressed.insert(key);
-        } else {
-            self.pressed.remove(&key);
-        }
-        self.output.push_back(Output::Key { key, down });
-    }
-
-    fn pointer(&mut self, buttons: u8, x: u16, y: u16) {
-        let (old_x, old_y, old) = self.pointer.replace((x, y, buttons)).unwrap_or((x, y, 0));
-        let moved = |new: u16, old: u16| i32::from(new) - i32::from(old);
-        let (dx, dy) = if self.abilities.pointer_type {
-            (i32::from(x) - STILL, i32::from(y) - STILL)
-        } else {
-            (moved(x, old_x), moved(y, old_y))
-        };
-        // The wheel is two more buttons, pressed once for each notch.
-        let pressed = buttons & !old;
-        let wheel = i32::from(pressed & 0x10 != 0) - i32::from(pressed & 0x08 != 0);
-        if (dx, dy, wheel) != (0, 0, 0) || (buttons ^ old) & 7 != 0 {
-            self.output.push_back(Output::Pointer { dx, dy, wheel, buttons: buttons & 7 });
-        }
-    }
-}
-
-fn fence(flags: u32, payload: &[u8]) -> Vec<u8> {
-    let mut message = vec![248, 0, 0, 0];
-    message.extend_from_slice(&flags.to_be_bytes());
-    message.push(payload.len() as u8);
-    message.extend_from_slice(payload);
-    message
 }

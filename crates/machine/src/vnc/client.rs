@@ -167,7 +167,7 @@ impl<C: Client> Owner<C> {
                 // Down the screen is towards the user, which a mouse counts as negative.
                 self.server.handle.move_mouse(dx, -dy, wheel, buttons);
             }
-            Output::Send(_) | Output::Enter { .. } | Output::Close(_) => {}
+            Output::Send(_) | Output::Enter { .. } | Output::Close(_) | Output::Position { .. } => {}
         }
     }
 }
