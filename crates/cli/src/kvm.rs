@@ -1,6 +1,8 @@
 //! `ferro kvm`: QEMU's command line, as people type it at `kvm` or `qemu-system-x86_64`, turned into a VM's description.
 //! A flag that Ferro doesn't have is refused by its name, never skipped. Nothing is started here.
 
+mod vnc;
+
 use std::collections::HashMap;
 use std::process::ExitCode;
 
@@ -24,7 +26,7 @@ pub(crate) struct KvmArgs {
 
 const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
-[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on], -display none, -net nic[,macaddr=A],
+[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on][,websocket=PORT][,tls-creds=I], -object tls-creds-x509,id=I,dir=D,endpoint=server[,verify-peer=off], -display none, -net nic[,macaddr=A],
 -net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
 -no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N";
 
@@ -79,6 +81,7 @@ struct Reader {
     monitor_given: bool,
     background: Background,
     nographic: bool,
+    vnc: vnc::Vnc,
 }
 
 /// The description that the flags stand for.
@@ -139,6 +142,7 @@ const VALUED: &[&str] = &[
     "bios",
     "vga",
     "vnc",
+    "object",
 ];
 
 impl Reader {
@@ -198,11 +202,11 @@ impl Reader {
             "M" | "machine" => return self.machine(value),
             "cpu" if matches!(value, "host" | "max" | "qemu64" | "kvm64") => {}
             "cpu" => bail!("there is one kind of CPU: leave the flag away, or say host"),
-            "vnc" if value == "none" => self.vm.vnc = None,
-            "vnc" => self.vm.vnc = Some(value.parse()?),
+            "vnc" => return self.vnc.set(value),
+            "object" => return self.vnc.object(value),
             "display" | "parallel" if value == "none" => {}
             "display" => match value.strip_prefix("vnc=") {
-                Some(place) => self.vm.vnc = Some(place.parse()?),
+                Some(place) => return self.vnc.set(place),
                 None => bail!("the screen is shown over VNC: say none, or vnc=:0"),
             },
             _ => bail!("there is no such port: say none"),
@@ -264,6 +268,7 @@ impl Reader {
             disk.snapshot |= self.snapshot;
         }
         self.vm.nets = self.nets.join()?;
+        self.vm.vnc = self.vnc.finish()?;
         // Said here, in this command line's words.
         if self.vm.kernel.is_none() && self.vm.disks.is_empty() {
             bail!("there is nothing to boot: give a disk (-hda), a CD-ROM (-cdrom) or a kernel (-kernel)");

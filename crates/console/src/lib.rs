@@ -4,3 +4,4 @@
 pub mod keys;
 pub mod monitor;
 pub mod rfb;
+pub mod websocket;

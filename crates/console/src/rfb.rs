@@ -24,6 +24,9 @@ use crate::keys::Key;
 pub enum Output {
     /// Bytes for the client.
     Send(Vec<u8>),
+    /// The connection is to turn to TLS once all before is sent: [`Session::take_unread`] belongs to it, then
+    /// [`Session::encrypted`] goes on.
+    Encrypt,
     /// The client has proved itself and is let in; without `shared`, the others are to go.
     Enter {
         /// Others may stay.

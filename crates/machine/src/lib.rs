@@ -39,4 +39,4 @@ pub use firmware::FirmwareError;
 pub use handle::{Handle, Screen};
 pub use run::{Outcome, RunError, run, run_with};
 pub use sound::AudioTarget;
-pub use vnc::{VncPlace, VncTarget};
+pub use vnc::{TlsCredentials, VncPlace, VncTarget, WebSocketPlace};

@@ -31,6 +31,8 @@ pub struct Settings {
     pub name: String,
     /// What clients have to know.
     pub password: Option<Vec<u8>>,
+    /// Clients have to turn to TLS before anything else (VeNCrypt with X.509).
+    pub encrypt: bool,
     /// Random bytes that were never used before.
     pub challenge: [u8; 16],
     /// Columns and rows of the screen as it is now.
@@ -94,7 +96,7 @@ impl Session {
         dirty.add(Rect::of_size(size));
         Self {
             phase: Phase::Handshake,
-            handshake: Handshake::new(settings.password, settings.challenge),
+            handshake: Handshake::new(settings.password, settings.encrypt, settings.challenge),
             name: settings.name,
             input: vec![],
             skip: 0,
@@ -145,6 +147,20 @@ impl Session {
         self.input = rest.to_vec();
     }
 
+    /// What came but isn't read yet. After [`Output::Encrypt`] that is the beginning of TLS.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    /// The connection is encrypted, as [`Output::Encrypt`] asked: from now on input is what comes through TLS.
+    pub fn encrypted(&mut self) {
+        let mut answer = vec![];
+        self.handshake.encrypted(&mut answer);
+        if !answer.is_empty() {
+            self.send(answer);
+        }
+    }
+
     /// Acts on whole messages; returns how many bytes they had. Stops where bytes are to be skipped.
     fn take(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
@@ -192,6 +208,10 @@ impl Session {
         match progress {
             Progress::Wait => None,
             Progress::Taken(len) => Some(len),
+            Progress::Encrypt(len) => {
+                self.output.push_back(Output::Encrypt);
+                Some(len)
+            }
             Progress::Refused(ending) => {
                 self.close(ending);
                 None

@@ -2,15 +2,18 @@
 
 use std::io::{self, Read};
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use ferro_console::monitor::{Event, VncClient, VncInfo};
 use ferro_console::rfb::Settings;
+use rustls::ServerConfig;
 use tracing::debug;
 
-use super::client::{self, Message};
-use super::{VncPlace, VncTarget, watcher};
+use super::client::{self, Entrance, Message};
+use super::{TlsCredentials, VncPlace, VncTarget, WebSocketPlace, watcher};
 use crate::bus::lock;
 use crate::handle::{Follower, Handle, Screen};
 use crate::monitor::Subscribers;
@@ -25,6 +28,7 @@ pub(crate) struct Server {
     name: String,
     /// Clients have to know it; the first eight bytes count.
     password: Mutex<Option<Vec<u8>>>,
+    pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) handle: Handle,
     pub(super) screen: Screen,
     subscribers: Arc<Subscribers>,
@@ -59,6 +63,12 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// After a connection that couldn't be accepted: for want of descriptors that goes on for a while.
+fn pause_after(error: &io::Error) {
+    debug!("VNC: a connection can't be accepted: {error}");
+    std::thread::sleep(Duration::from_millis(100));
+}
+
 /// What the monitor says where there is no server.
 pub(crate) fn absent() -> VncInfo {
     VncInfo { enabled: false, host: None, service: None, auth: None, clients: vec![] }
@@ -90,62 +100,82 @@ impl Server {
             place: target.place.clone(),
             name,
             password: Mutex::new(password),
+            tls: target.tls.as_ref().map(TlsCredentials::load).transpose()?,
             handle,
             screen,
             subscribers,
             clients: Mutex::default(),
             waiting: Condvar::new(),
         });
-        let (listening, watched) = (server.clone(), server.clone());
-        let accept: Box<dyn FnOnce() + Send> = match &target.place {
-            VncPlace::Tcp(address) => {
-                let listener = TcpListener::bind(address.as_str())?;
-                Box::new(move || {
-                    while let Ok((stream, peer)) = listener.accept() {
-                        let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
-                        let who = VncClient {
-                            host: peer.ip().to_string(),
-                            service: peer.port().to_string(),
-                            family: family.into(),
-                        };
-                        listening.admit(stream, who);
-                    }
-                })
-            }
-            VncPlace::Unix(path) => {
-                let listener = socket::listen_unix(path)?;
-                let who = VncClient { host: path.display().to_string(), service: String::new(), family: "unix".into() };
-                Box::new(move || {
-                    while let Ok((stream, _)) = listener.accept() {
-                        listening.admit(stream, who.clone());
-                    }
-                })
-            }
-        };
-        std::thread::Builder::new().name("vnc-listen".into()).spawn(accept)?;
+        match (&target.place, &target.websocket) {
+            (VncPlace::Tcp(address), WebSocketPlace::Same) => server.listen_tcp(address, Entrance::Any)?,
+            (VncPlace::Tcp(address), _) => server.listen_tcp(address, Entrance::Rfb)?,
+            (VncPlace::Unix(path), _) => server.listen_unix(path)?,
+        }
+        if let WebSocketPlace::Tcp(address) = &target.websocket {
+            server.listen_tcp(address, Entrance::Web)?;
+        }
+        let watched = server.clone();
         std::thread::Builder::new().name("vnc-screen".into()).spawn(move || watcher::watch(&watched))?;
         Ok(server)
     }
 
+    fn listen_tcp(self: &Arc<Self>, address: &str, entrance: Entrance) -> io::Result<()> {
+        let (listener, server) = (TcpListener::bind(address)?, self.clone());
+        let accept = move || {
+            loop {
+                match listener.accept() {
+                    Ok((stream, peer)) => {
+                        let family = if peer.is_ipv4() { "ipv4" } else { "ipv6" };
+                        let (host, service) = (peer.ip().to_string(), peer.port().to_string());
+                        server.admit(stream, VncClient { host, service, family: family.into() }, entrance);
+                    }
+                    Err(error) => pause_after(&error),
+                }
+            }
+        };
+        std::thread::Builder::new().name("vnc-listen".into()).spawn(accept).map(drop)
+    }
+
+    fn listen_unix(self: &Arc<Self>, path: &Path) -> io::Result<()> {
+        let (listener, server) = (socket::listen_unix(path)?, self.clone());
+        let who = VncClient { host: path.display().to_string(), service: String::new(), family: "unix".into() };
+        let accept = move || {
+            loop {
+                match listener.accept() {
+                    Ok((stream, _)) => server.admit(stream, who.clone(), Entrance::Rfb),
+                    Err(error) => pause_after(&error),
+                }
+            }
+        };
+        std::thread::Builder::new().name("vnc-listen".into()).spawn(accept).map(drop)
+    }
+
     /// Gives a client its threads, or turns it away.
-    fn admit<C: Client>(self: &Arc<Self>, stream: C, who: VncClient) {
+    fn admit<C: Client>(self: &Arc<Self>, stream: C, who: VncClient, entrance: Entrance) {
         if lock(&self.clients).len() >= CLIENTS {
             debug!("VNC: {} is turned away: there are {CLIENTS} clients", who.host);
             stream.hang_up();
             return;
         }
-        if let Err(error) = client::start(self, stream, who) {
+        if let Err(error) = client::start(self, stream, who, entrance) {
             debug!("VNC: a client is lost: {error}");
         }
     }
 
-    /// What a client's session begins with.
-    pub(super) fn settings(&self) -> io::Result<Settings> {
+    /// Whether clients need to know nothing.
+    pub(super) fn has_no_password(&self) -> bool {
+        lock(&self.password).is_none()
+    }
+
+    /// What a client's session begins with; it has to turn to TLS if `encrypt`.
+    pub(super) fn settings(&self, encrypt: bool) -> io::Result<Settings> {
         self.screen.update();
         // Before the firmware has set a mode there is nothing to show.
         let size = self.screen.with_picture(|picture| (picture.width() as usize, picture.height() as usize));
         let size = if size.0 * size.1 == 0 { (640, 480) } else { size };
-        Ok(Settings { name: self.name.clone(), password: lock(&self.password).clone(), challenge: random()?, size })
+        let password = lock(&self.password).clone();
+        Ok(Settings { name: self.name.clone(), password, encrypt, challenge: random()?, size })
     }
 
     /// Notes a client; its number.
@@ -208,7 +238,11 @@ impl Server {
             VncPlace::Tcp(address) => address.rsplit_once(':').unwrap_or((address, "")),
             VncPlace::Unix(path) => (path.to_str().unwrap_or_default(), ""),
         };
-        let auth = if lock(&self.password).is_some() { "vnc" } else { "none" };
+        let auth = match &self.tls {
+            Some(_) => "vencrypt",
+            None if self.has_no_password() => "none",
+            None => "vnc",
+        };
         let clients =
             lock(&self.clients).iter().filter(|client| client.entered).map(|client| client.who.clone()).collect();
         VncInfo {

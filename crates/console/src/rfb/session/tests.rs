@@ -9,7 +9,7 @@ use crate::rfb::Picture;
 const SIZE: (usize, usize) = (64, 48);
 
 fn session() -> Session {
-    let settings = Settings { name: "vm".into(), password: None, challenge: [0; 16], size: SIZE };
+    let settings = Settings { name: "vm".into(), password: None, encrypt: false, challenge: [0; 16], size: SIZE };
     Session::new(settings)
 }
 
@@ -100,7 +100,8 @@ fn what_scrolls_is_copied_by_those_that_can() {
     let page = |first: usize| (first..first + 200).flat_map(line).collect::<Vec<u32>>();
     let mut sizes = vec![];
     for numbers in [&[0][..], &[0, 1]] {
-        let settings = Settings { name: "vm".into(), password: None, challenge: [0; 16], size: (64, 200) };
+        let settings =
+            Settings { name: "vm".into(), password: None, encrypt: false, challenge: [0; 16], size: (64, 200) };
         let mut session = Session::new(settings);
         session.input(b"RFB 003.008\n\x01\x01");
         session.input(&encodings(numbers));
