@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::rfb_decoder::{Area, Decoder, Format};
 
+pub(crate) const COPY_RECT: i32 = 1;
 pub(crate) const RAW: i32 = 0;
 pub(crate) const HEXTILE: i32 = 5;
 pub(crate) const ZLIB: i32 = 6;
@@ -13,13 +14,19 @@ pub(crate) const TIGHT: i32 = 7;
 pub(crate) const ZRLE: i32 = 16;
 const DESKTOP_SIZE: i32 = -223;
 
+/// What carries a viewer's bytes.
+pub(crate) trait Carrier: Read + Write {}
+impl<T: Read + Write> Carrier for T {}
+
 /// A connected viewer.
 pub(crate) struct Viewer {
-    stream: TcpStream,
+    stream: Box<dyn Carrier>,
     pub(crate) picture: Decoder,
+    /// Pixels that were copied within the picture.
+    pub(crate) copied: usize,
 }
 
-fn read<const N: usize>(stream: &mut TcpStream) -> [u8; N] {
+pub(crate) fn read<const N: usize>(stream: &mut impl Read) -> [u8; N] {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes).expect("the server answers");
     bytes
@@ -27,13 +34,28 @@ fn read<const N: usize>(stream: &mut TcpStream) -> [u8; N] {
 
 /// Connects and agrees on version 3.8 and a security type. Returns the server's refusal, if it is one.
 pub(crate) fn enter(port: u16, password: Option<&str>) -> Result<TcpStream, String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+    enter_by(connect(port), password)
+}
+
+/// Connects.
+pub(crate) fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
     stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    stream
+}
+
+/// As [`enter`], over what carries the bytes.
+pub(crate) fn enter_by<S: Carrier>(mut stream: S, password: Option<&str>) -> Result<S, String> {
     assert_eq!(&read::<12>(&mut stream), b"RFB 003.008\n");
     stream.write_all(b"RFB 003.008\n").unwrap();
     let kind = if password.is_some() { 2 } else { 1 };
     assert_eq!(read::<2>(&mut stream), [1, kind]);
     stream.write_all(&[kind]).unwrap();
+    prove(stream, password)
+}
+
+/// Proves to know the password, if it has one, and hears what comes of it.
+pub(crate) fn prove<S: Carrier>(mut stream: S, password: Option<&str>) -> Result<S, String> {
     if let Some(password) = password {
         let challenge = read::<16>(&mut stream);
         stream.write_all(&ferro_console::rfb::challenge_response(password.as_bytes(), challenge)).unwrap();
@@ -49,17 +71,21 @@ pub(crate) fn enter(port: u16, password: Option<&str>) -> Result<TcpStream, Stri
 impl Viewer {
     /// A viewer that wants this encoding.
     pub(crate) fn connect(port: u16, password: Option<&str>, shared: bool, encoding: i32) -> Self {
-        let mut stream = enter(port, password).expect("it is let in");
+        Self::begin(enter(port, password).expect("it is let in"), shared, &[encoding])
+    }
+
+    /// A viewer that has been let in.
+    pub(crate) fn begin(mut stream: impl Carrier + 'static, shared: bool, encodings: &[i32]) -> Self {
         stream.write_all(&[u8::from(shared)]).unwrap();
         let init = read::<24>(&mut stream);
         let number = |at| usize::from(u16::from_be_bytes([init[at], init[at + 1]]));
         let mut name = vec![0; number(22)];
         stream.read_exact(&mut name).unwrap();
         assert_eq!(name, b"vm");
-        let mut encodings = vec![2, 0, 0, 2];
-        encodings.extend([encoding, DESKTOP_SIZE].iter().flat_map(|number| number.to_be_bytes()));
-        stream.write_all(&encodings).unwrap();
-        Self { stream, picture: Decoder::new(Format::TRUE, number(0), number(2)) }
+        let mut message = vec![2, 0, 0, encodings.len() as u8 + 1];
+        message.extend(encodings.iter().chain(&[DESKTOP_SIZE]).flat_map(|number| number.to_be_bytes()));
+        stream.write_all(&message).unwrap();
+        Self { stream: Box::new(stream), picture: Decoder::new(Format::TRUE, number(0), number(2)), copied: 0 }
     }
 
     pub(crate) fn request(&mut self, incremental: bool) {
@@ -81,6 +107,13 @@ impl Viewer {
                 DESKTOP_SIZE => {
                     (self.picture.width, self.picture.height) = (area.width, area.height);
                     self.picture.pixels = vec![0; area.width * area.height];
+                }
+                COPY_RECT => {
+                    rects += 1;
+                    self.copied += area.width * area.height;
+                    let from = read::<4>(&mut self.stream);
+                    let [x, y] = [[from[0], from[1]], [from[2], from[3]]].map(|at| usize::from(u16::from_be_bytes(at)));
+                    self.picture.copy(area, x, y);
                 }
                 encoding => {
                     rects += 1;

@@ -19,8 +19,10 @@ use crate::handle::{Follower, Handle, Screen};
 use crate::monitor::Subscribers;
 use crate::socket::{self, Client};
 
-/// Clients at once, at most.
+/// Clients that have been let in, at most; and those that haven't yet, before the oldest of these has to go.
 const CLIENTS: usize = 32;
+/// Clients that are still being hung up on come on top of those, up to so many in all.
+const CONNECTIONS: usize = 4 * CLIENTS;
 
 /// The server.
 pub(crate) struct Server {
@@ -43,6 +45,8 @@ pub(super) struct Connected {
     who: VncClient,
     /// It has been let in.
     entered: bool,
+    /// It was hung up on.
+    leaves: bool,
     /// It wants to be woken when the screen has changed.
     pub(super) waits: bool,
     pub(super) follower: Follower,
@@ -151,13 +155,21 @@ impl Server {
         std::thread::Builder::new().name("vnc-listen".into()).spawn(accept).map(drop)
     }
 
-    /// Gives a client its threads, or turns it away.
+    /// Gives a client its threads, or turns it away. Who only connects can't keep others out.
     fn admit<C: Client>(self: &Arc<Self>, stream: C, who: VncClient, entrance: Entrance) {
-        if lock(&self.clients).len() >= CLIENTS {
-            debug!("VNC: {} is turned away: there are {CLIENTS} clients", who.host);
+        let mut clients = lock(&self.clients);
+        let entered = clients.iter().filter(|client| client.entered).count();
+        if entered >= CLIENTS || clients.len() >= CONNECTIONS {
+            debug!("VNC: {} is turned away: there are {} clients", who.host, clients.len());
             stream.hang_up();
             return;
         }
+        let mut waiting = clients.iter_mut().filter(|client| !client.entered && !client.leaves);
+        if let (Some(oldest), CLIENTS..) = (waiting.next(), waiting.count() + 1) {
+            oldest.leaves = true;
+            (oldest.hang_up)();
+        }
+        drop(clients);
         if let Err(error) = client::start(self, stream, who, entrance) {
             debug!("VNC: a client is lost: {error}");
         }
@@ -189,16 +201,28 @@ impl Server {
         let mut clients = lock(&self.clients);
         let number = clients.last().map_or(0, |last| last.number + 1);
         let hang_up = Box::new(move || stream.hang_up());
-        clients.push(Connected { number, who, entered: false, waits: false, follower, messages, hang_up });
+        clients.push(Connected {
+            number,
+            who,
+            entered: false,
+            leaves: false,
+            waits: false,
+            follower,
+            messages,
+            hang_up,
+        });
         number
     }
 
     /// A client has been let in; unless it shares the screen, the others have to go.
     pub(super) fn enter(&self, number: u64, shared: bool) {
         let mut clients = lock(&self.clients);
+        let full = clients.iter().filter(|client| client.entered).count() >= CLIENTS;
         let mut entered = None;
         for client in clients.iter_mut() {
-            if client.number == number {
+            if client.number == number && full {
+                (client.hang_up)();
+            } else if client.number == number {
                 client.entered = true;
                 entered = Some(client.who.clone());
             } else if !shared && client.entered {
