@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ferro_console::rfb::challenge_response as respond;
 use ferro_machine::{Accelerator, MonitorTarget, Surface, VmDescription};
 use support::pc::{Pc, description};
 use viewer::{COPY_RECT, HEXTILE, RAW, TIGHT, Viewer, ZLIB, ZRLE};
@@ -83,6 +84,7 @@ fn viewers_see_the_screen_in_every_encoding_and_type_at_grub() {
     let Some((mut pc, port)) = grub(folder.path(), "") else { return };
     let mut following = Viewer::connect(port, None, true, TIGHT);
     following.look();
+    assert_eq!(following.name, "vm");
     let mut typist = Viewer::connect(port, None, true, RAW);
     typist.type_text("c");
     pc.wait_for("grub>");

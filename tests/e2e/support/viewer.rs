@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::rfb_decoder::{Area, Decoder, Format};
+use super::respond;
+use super::rfb_decoder::{Area, Decoder, Format};
 
 pub(crate) const COPY_RECT: i32 = 1;
 pub(crate) const RAW: i32 = 0;
@@ -24,6 +25,8 @@ pub(crate) struct Viewer {
     pub(crate) picture: Decoder,
     /// Pixels that were copied within the picture.
     pub(crate) copied: usize,
+    /// The server's name for what it shows.
+    pub(crate) name: String,
 }
 
 pub(crate) fn read<const N: usize>(stream: &mut impl Read) -> [u8; N] {
@@ -58,7 +61,7 @@ pub(crate) fn enter_by<S: Carrier>(mut stream: S, password: Option<&str>) -> Res
 pub(crate) fn prove<S: Carrier>(mut stream: S, password: Option<&str>) -> Result<S, String> {
     if let Some(password) = password {
         let challenge = read::<16>(&mut stream);
-        stream.write_all(&ferro_console::rfb::challenge_response(password.as_bytes(), challenge)).unwrap();
+        stream.write_all(&respond(password.as_bytes(), challenge)).unwrap();
     }
     if read::<4>(&mut stream) == [0; 4] {
         return Ok(stream);
@@ -81,11 +84,15 @@ impl Viewer {
         let number = |at| usize::from(u16::from_be_bytes([init[at], init[at + 1]]));
         let mut name = vec![0; number(22)];
         stream.read_exact(&mut name).unwrap();
-        assert_eq!(name, b"vm");
         let mut message = vec![2, 0, 0, encodings.len() as u8 + 1];
         message.extend(encodings.iter().chain(&[DESKTOP_SIZE]).flat_map(|number| number.to_be_bytes()));
         stream.write_all(&message).unwrap();
-        Self { stream: Box::new(stream), picture: Decoder::new(Format::TRUE, number(0), number(2)), copied: 0 }
+        Self {
+            stream: Box::new(stream),
+            picture: Decoder::new(Format::TRUE, number(0), number(2)),
+            copied: 0,
+            name: String::from_utf8(name).unwrap(),
+        }
     }
 
     pub(crate) fn request(&mut self, incremental: bool) {
@@ -130,6 +137,12 @@ impl Viewer {
         while self.update() == 0 {
             self.request(false);
         }
+    }
+
+    /// Presses a key of a US keyboard that needs no shift, and lets it go.
+    pub(crate) fn press(&mut self, character: char) {
+        self.key(character.into(), true);
+        self.key(character.into(), false);
     }
 
     fn key(&mut self, keysym: u32, down: bool) {

@@ -48,9 +48,9 @@ impl Encoding {
         }
     }
 
-    /// The parts in which a rectangle is sent: Tight has limits to their size.
-    pub(super) fn parts(self, rect: Rect) -> Vec<Rect> {
-        if self == Self::Tight { tight::parts(rect) } else { vec![rect] }
+    /// The parts in which a rectangle of the picture is sent: Tight has limits to their size.
+    pub(super) fn parts(self, picture: Picture<'_>, rect: Rect) -> Vec<Rect> {
+        if self == Self::Tight { tight::parts(picture, rect) } else { vec![rect] }
     }
 }
 
@@ -130,4 +130,4 @@ fn tiles(rect: Rect, side: u16) -> impl Iterator<Item = Rect> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -145,7 +145,7 @@ impl FromStr for VncTarget {
                 }
                 _ => {
                     let options = "password-file=F, password=on, tls-creds-dir=DIR, verify-peer=on and websocket=PORT";
-                    return refuse(&part, &format!("VNC's options are {options}"));
+                    return refuse(&part, format!("VNC's options are {options}"));
                 }
             }
         }

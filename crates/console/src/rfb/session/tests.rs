@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::abilities::*;
 use super::*;
 use crate::rfb::Picture;
+use crate::rfb::encode::tests::decoder::{Area, Decoder, Format};
 
 const SIZE: (usize, usize) = (64, 48);
 
@@ -117,6 +118,62 @@ fn what_scrolls_is_copied_by_those_that_can() {
     let (copied, rest) = sizes[1].split_at(4 + 16);
     assert_eq!(copied, [0, 0, 0, 2, 0, 0, 0, 0, 0, 64, 0, 192, 0, 0, 0, 1, 0, 0, 0, 8]);
     assert_eq!((&rest[..12], rest.len()), (&[0, 0, 0, 192, 0, 64, 0, 8, 0, 0, 0, 0][..], 12 + 64 * 8 * 4));
+}
+
+/// Reads an update as a viewer does.
+fn read_update(viewer: &mut Decoder, update: &[u8]) {
+    let mut rest = &update[4..];
+    for _ in 0..u16::from_be_bytes([update[2], update[3]]) {
+        let number = |at: usize| usize::from(u16::from_be_bytes([rest[at], rest[at + 1]]));
+        let area = Area { x: number(0), y: number(2), width: number(4), height: number(6) };
+        let encoding = i32::from_be_bytes([rest[8], rest[9], rest[10], rest[11]]);
+        let from = (encoding == 1).then(|| (number(12), number(14)));
+        rest = &rest[12..];
+        match from {
+            Some((x, y)) => {
+                viewer.copy(area, x, y);
+                rest = &rest[4..];
+            }
+            None => viewer.rect(encoding, area, &mut rest),
+        }
+    }
+    assert!(rest.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_scrolls_and_changes_the_viewer_shows_the_picture(
+        steps in prop::collection::vec((0..4_u8, 0..200_usize, 0..120_usize, 1..90_usize), 1..12),
+        encoding in prop::sample::select(vec![0, 5, 6, 7, 16]),
+    ) {
+        let (width, height) = (200, 120);
+        let settings = Settings { name: "vm".into(), password: None, encrypt: false, challenge: [0; 16], size: (width, height) };
+        let mut session = Session::new(settings);
+        session.input(b"RFB 003.008\n\x01\x01");
+        session.input(&encodings(&[1, encoding]));
+        sent_or_entered(&mut session);
+        let mut viewer = Decoder::new(Format::TRUE, width, height);
+        let mut pixels: Vec<u32> = (0..width * height).map(|at| (at * 2_654_435 >> 7) as u32 & 0xff_ffff).collect();
+        for (number, (what, x, y, len)) in steps.into_iter().enumerate() {
+            match what {
+                // A window, or all, scrolls up or down.
+                0 => pixels.rotate_left(len * width),
+                1 => (0..height - y.min(height - 1)).for_each(|row| pixels.copy_within(((row + y) * width)..((row + y) * width + x), row * width)),
+                2 => (0..height.saturating_sub(len)).rev().for_each(|row| pixels.copy_within(row * width..row * width + x, (row + len) * width)),
+                _ => pixels[y * width + x..].iter_mut().take(len * 40).for_each(|pixel| *pixel = number as u32 * 0x30_4050 & 0xff_ffff),
+            }
+            session.damage(Rect::of_size((width as u16, height as u16)));
+            session.input(&[3, 1, 0, 0, 0, 0, 0, width as u8, 0, height as u8]);
+            session.update(Picture { width, height, pixels: &pixels });
+            let update = sent(&mut session);
+            if !update.is_empty() {
+                read_update(&mut viewer, &update);
+            }
+            prop_assert!(viewer.pixels == pixels, "after step {number}");
+        }
+    }
 }
 
 #[test]

@@ -119,7 +119,7 @@ impl Session {
         }
         for rect in rects {
             self.shown.sent(rect, picture);
-            for part in self.encoding.parts(rect) {
+            for part in self.encoding.parts(picture, rect) {
                 self.encoder.encode(self.encoding, self.effort, &self.converter, picture, part, out);
                 count += 1;
             }
