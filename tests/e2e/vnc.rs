@@ -129,7 +129,7 @@ fn a_console_that_scrolls_is_copied_and_stays_right() {
     let Some((mut pc, port)) = grub(folder.path(), "") else { return };
     let mut viewer = Viewer::begin(viewer::enter(port, None).unwrap(), true, &[COPY_RECT, ZRLE]);
     viewer.look();
-    viewer.type_text("c");
+    viewer.press('c');
     pc.wait_for("grub>");
     // Hardly two of the lines are alike, and more of them than the screen has.
     viewer.type_text("set pager=0;help\n");
