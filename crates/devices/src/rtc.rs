@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{BusDevice, Clock, InterruptLine};
+use ferro_guest::{BusDevice, Clock, InterruptLine, LoadError, SaveState, StateReader, StateWriter};
+
+use crate::state;
 
 /// Tells what time of day it is.
 pub trait WallClock: Send {
@@ -260,6 +262,37 @@ impl BusDevice for Rtc {
     }
 }
 
+/// The furthest that a guest can set the clock from the wall clock, in seconds: BCD digits above 9 included, years of five
+/// digits.
+const MAX_OFFSET: u64 = 1_000_000_000_000;
+
+/// The time of day goes on by the wall clock, as QEMU's does: what is saved is how far the guest has set its clock from it.
+/// A guest that was saved for a week finds its clock a week later. The phases of the periodic and the update interrupt are
+/// times of the VM's clock, which doesn't see that week.
+impl SaveState for Rtc {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u8(self.index);
+        into.bytes(&self.memory);
+        into.u64(self.offset as u64);
+        state::save_option_u64(self.next_periodic, into);
+        state::save_option_u64(self.next_update, into);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.index = from.u8()?;
+        state::check(self.index < 0x80, "the clock's index register")?;
+        state::load_bytes(&mut self.memory, "the CMOS memory", from)?;
+        self.offset = from.u64()? as i64;
+        state::check(self.offset.unsigned_abs() <= MAX_OFFSET, "the clock's time of day")?;
+        self.next_periodic = state::load_option_u64(from)?;
+        self.next_update = state::load_option_u64(from)?;
+        self.update();
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -340,5 +373,26 @@ mod tests {
             let seconds = day * 86_400 + 12_345;
             assert_eq!(Civil::from_seconds(seconds).to_seconds(), seconds);
         }
+    }
+
+    #[test]
+    fn a_loaded_clock_shows_the_wall_clock_and_what_the_guest_set_it_by() {
+        let rtc = |seconds| Rtc::new(Arc::new(NoInterrupt), Arc::<Manual>::default(), Box::new(Fixed(seconds)));
+        let (mut old, mut new) = (rtc(1_000_000_000), rtc(1_000_000_000 + 7 * 86_400));
+        let mut write = |index: u64, value: u64| {
+            old.write(0, 1, index);
+            old.write(1, 1, value);
+        };
+        // One hour more than the wall clock's 01:46:40.
+        [(0x0b, 0x82), (4, 0x02), (0x0b, 2)].into_iter().for_each(|(index, value)| write(index, value));
+        let mut writer = StateWriter::new();
+        old.save(&mut writer);
+        new.load(1, &mut StateReader::new(&writer.finish())).unwrap();
+        let read = |index: u64| {
+            new.write(0, 1, index);
+            new.read(1, 1)
+        };
+        // 2001-09-09, a week later.
+        assert_eq!([4, 2, 7, 8].map(read), [0x02, 0x46, 0x16, 0x09]);
     }
 }

@@ -142,7 +142,18 @@ impl BootSource {
     }
 }
 
-/// Runs a VM to its end. `disks` are the opened images of the description's disks, in order.
+/// Gives the described disks their images, and empty drives none.
+fn join_images(description: &VmDescription, images: Vec<Arc<dyn Storage>>) -> Vec<OpenDisk> {
+    let mut images = images.into_iter();
+    let disks = description.disks.iter().cloned().map(|description| {
+        let storage = if description.is_empty() { None } else { images.next() };
+        OpenDisk { description, storage }
+    });
+    disks.collect()
+}
+
+/// Runs a VM to its end. `disks` are the opened images of the description's disks, in order; a CD-ROM drive without a disc
+/// has none.
 ///
 /// # Errors
 /// Anything that keeps it from starting, before the guest has executed an instruction, and an accelerator that fails.
@@ -167,8 +178,7 @@ pub fn run_with(
     let (sender, events) = channel();
     let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
-    let disks = description.disks.iter().cloned().zip(disks);
-    let disks = disks.map(|(description, storage)| OpenDisk { description, storage }).collect();
+    let disks = join_images(description, disks);
     let (nets, taps) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
@@ -184,6 +194,7 @@ pub fn run_with(
         screen: board.vga.clone().map(Screen::new),
         keyboard: board.keyboard.clone(),
         ide: board.ide.clone(),
+        tablet: board.tablet.clone(),
     };
     let machine = Machine {
         handle,

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
-use ferro_guest::BusDevice;
+use ferro_guest::{BusDevice, LoadError, SaveState, StateReader, StateWriter};
 
 use super::{BarKind, ConfigSpace};
 
@@ -26,6 +26,9 @@ pub trait ConfigObserver: Send + Sync {
     /// `function` is the slot (bits 3–7) and function (bits 0–2) number, `offset` the first byte written. No function is
     /// locked meanwhile.
     fn config_written(&self, function: u8, offset: usize);
+
+    /// Every function's configuration space was loaded from saved state: anything may have moved.
+    fn config_loaded(&self);
 }
 
 /// A function on the bus.
@@ -159,6 +162,21 @@ impl PciBus {
         self.find_windows();
     }
 
+    /// Looks at every function again after their states were loaded: where their windows and doorbells are now, and the memory
+    /// behind them, of which the observer is told.
+    pub fn loaded(&self) {
+        self.find_windows();
+        if let Some(observer) = self.observer.get() {
+            observer.config_loaded();
+        }
+    }
+
+    /// Has every function do the work that its driver may have announced to another thread, which a saved state doesn't
+    /// have: to be called before a loaded VM runs.
+    pub fn ring_all(&self) {
+        self.functions.iter().for_each(|(_, function)| lock(function).ring());
+    }
+
     fn find_windows(&self) {
         let mut found = vec![];
         for (slot, (_, function)) in self.functions.iter().enumerate() {
@@ -267,6 +285,19 @@ impl BusDevice for ConfigPorts {
     }
 }
 
+impl SaveState for ConfigPorts {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u32(self.address);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.address = from.u32()?;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,5 +371,31 @@ mod tests {
         assert_eq!((ports.read(4, 4), ports.read(6, 2)), (0x0002_0001, 2));
         ports.write(0, 4, 0x8001_1800);
         assert_eq!(ports.read(4, 4), u64::MAX, "another bus");
+    }
+
+    #[test]
+    fn loaded_functions_are_found_at_their_places() {
+        let (old, new) = (bus(), bus());
+        old.assign(0xe000_0000, 0xc000);
+        let told = Arc::new(Mutex::new(vec![]));
+        let note = told.clone();
+        new.listen_to_doorbells(3 << 3, Box::new(move |at| note.lock().unwrap().push(at.to_vec())));
+        let mut writer = StateWriter::new();
+        lock(&old.functions[0].1).config().save(&mut writer);
+        let bytes = writer.finish();
+        lock(&new.functions[0].1).config_mut().load(&mut StateReader::new(&bytes)).unwrap();
+        assert_eq!(new.read(false, 0xe000_0000, 4), None);
+        new.loaded();
+        assert_eq!(new.read(false, 0xe000_0010, 4), Some(0x110));
+        assert_eq!(*told.lock().unwrap(), [vec![0xe000_0040]]);
+        let mut other = bytes.clone();
+        // Vendor, and a bit of the window's address that its size doesn't leave.
+        for at in [4, 4 + 0x15] {
+            other[at] ^= 1;
+            let mut reader = StateReader::new(&other);
+            let loaded = lock(&new.functions[0].1).config_mut().load(&mut reader);
+            assert!(matches!(loaded, Err(LoadError::Value(_))), "{loaded:?}");
+            other[at] ^= 1;
+        }
     }
 }

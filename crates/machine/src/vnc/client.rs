@@ -94,6 +94,12 @@ fn read(stream: &mut impl Read, sender: &SyncSender<Message>) {
     let _ = sender.send(Message::Gone);
 }
 
+/// The buttons that a client holds.
+fn held(buttons: u8) -> Buttons {
+    let down = |bit: u8| buttons >> bit & 1 != 0;
+    Buttons { left: down(0), middle: down(1), right: down(2), ..Buttons::default() }
+}
+
 /// Tells a session what changed since it was last told.
 fn tell(session: &mut Session, follower: &Follower) {
     let small = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
@@ -269,6 +275,7 @@ impl<C: Client> Owner<'_, C> {
     fn look(&mut self) {
         tell(&mut self.session, &self.follower);
         self.session.lamps(self.server.handle.lamps());
+        self.session.pointer_is_absolute(self.server.handle.pointer_is_absolute());
     }
 
     /// Shows the session the picture as it is now.
@@ -293,13 +300,13 @@ impl<C: Client> Owner<'_, C> {
                 }
             }
             Output::Pointer { dx, dy, wheel, buttons } => {
-                let down = |bit: u8| buttons >> bit & 1 != 0;
-                let buttons = Buttons { left: down(0), middle: down(1), right: down(2), ..Buttons::default() };
                 // Down the screen is towards the user, which a mouse counts as negative.
-                self.server.handle.move_mouse(dx, -dy, wheel, buttons);
+                self.server.handle.move_mouse(dx, -dy, wheel, held(buttons));
             }
-            // Without a tablet the session isn't told that there is one.
-            Output::Position { .. } => {}
+            Output::Position { x, y, wheel, buttons } => {
+                // A tablet that its driver has just left is told of in a moment.
+                self.server.handle.point((x, y), wheel, held(buttons));
+            }
             Output::Send(_) | Output::Encrypt | Output::Enter { .. } | Output::Close(_) => {}
         }
     }
