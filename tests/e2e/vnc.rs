@@ -7,6 +7,11 @@ mod rfb_decoder;
 #[path = "support/viewer.rs"]
 mod viewer;
 
+#[path = "vnc/channels.rs"]
+mod channels;
+#[path = "vnc/tigervnc.rs"]
+mod tigervnc;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -14,9 +19,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ferro_console::rfb::challenge_response as respond;
 use ferro_machine::{Accelerator, MonitorTarget, Surface, VmDescription};
 use support::pc::{Pc, description};
-use viewer::{HEXTILE, RAW, TIGHT, Viewer, ZLIB, ZRLE};
+use viewer::{COPY_RECT, HEXTILE, RAW, TIGHT, Viewer, ZLIB, ZRLE};
 
 const RESCUE: &str = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso";
 
@@ -26,7 +32,7 @@ fn grub(folder: &Path, options: &str) -> Option<(Pc, u16)> {
     let iso = Path::new(RESCUE);
     for needed in [RESCUE, "/usr/share/seabios/bios-256k.bin"] {
         if !Path::new(needed).exists() {
-            println!("skipped: {needed} is missing; `cargo xtask packages` installs it");
+            eprintln!("skipped: {needed} is missing; `cargo xtask packages` installs it");
             return None;
         }
     }
@@ -78,6 +84,7 @@ fn viewers_see_the_screen_in_every_encoding_and_type_at_grub() {
     let Some((mut pc, port)) = grub(folder.path(), "") else { return };
     let mut following = Viewer::connect(port, None, true, TIGHT);
     following.look();
+    assert_eq!(following.name, "vm");
     let mut typist = Viewer::connect(port, None, true, RAW);
     typist.type_text("c");
     pc.wait_for("grub>");
@@ -113,6 +120,40 @@ fn viewers_see_the_screen_in_every_encoding_and_type_at_grub() {
     following.look();
     let dump = screendump(folder.path());
     assert!(ppm(&following) == dump, "the viewer has the new size");
+    pc.finish();
+}
+
+#[test]
+fn a_console_that_scrolls_is_copied_and_stays_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((mut pc, port)) = grub(folder.path(), "") else { return };
+    let mut viewer = Viewer::begin(viewer::enter(port, None).unwrap(), true, &[COPY_RECT, ZRLE]);
+    viewer.look();
+    viewer.press('c');
+    pc.wait_for("grub>");
+    // Hardly two of the lines are alike, and more of them than the screen has.
+    viewer.type_text("set pager=0;help\n");
+    pc.wait_until("the end of a long list", |pc| {
+        !pc.handle.screen().unwrap().contents().unwrap().join("").contains("version 2")
+    });
+    for _ in 0..200 {
+        viewer.request(true);
+        viewer.update();
+        if viewer.copied > 0 && ppm(&viewer) == screen(&pc).to_ppm() {
+            break;
+        }
+        viewer.type_text("\n");
+    }
+    assert!(viewer.copied > 0, "what scrolls is copied");
+    pc.wait_until_still();
+    for _ in 0..50 {
+        if ppm(&viewer) == screen(&pc).to_ppm() {
+            break;
+        }
+        viewer.request(true);
+        viewer.update();
+    }
+    assert!(ppm(&viewer) == screen(&pc).to_ppm(), "copies and changes add up to the picture");
     pc.finish();
 }
 
@@ -195,10 +236,57 @@ fn a_crowd_that_stalls_vanishes_and_babbles_leaves_the_vm_and_others_alone() {
 }
 
 #[test]
+fn a_hundred_that_never_finish_a_sentence_keep_nobody_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((mut pc, port)) = grub(folder.path(), "") else { return };
+    let mut good = Viewer::connect(port, None, true, ZRLE);
+    good.look();
+    // Each says a little less than it would have to: of the greeting, of its wish to share, of a message, of an HTTP request.
+    let sentences: [&[u8]; 8] = [
+        b"",
+        b"R",
+        b"RFB 003.008",
+        b"RFB 003.008\n",
+        b"RFB 003.008\n\x01",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"RFB 003.008\n\x02\x01",
+    ];
+    let talkers: Vec<TcpStream> = (0..150)
+        .map(|number| {
+            let mut stream = viewer::connect(port);
+            // It may have been hung up on already.
+            let _ = stream.write_all(sentences[number % sentences.len()]);
+            stream
+        })
+        .collect();
+    // Those that are in and leave a message unfinished are clients as others are, of which there may be 32.
+    let mut entered = vec![];
+    for message in
+        [&[0_u8; 19][..], &[2, 0, 0xff, 0xff, 1], &[6, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff], &[255, 0, 0], &[248; 8]]
+    {
+        let mut stream = viewer::enter(port, None).unwrap();
+        stream.write_all(&[&[1], message].concat()).unwrap();
+        entered.push(stream);
+    }
+    let mut late = Viewer::connect(port, None, true, TIGHT);
+    late.look();
+    late.type_text("c");
+    pc.wait_for("grub>");
+    pc.wait_until_still();
+    for viewer in [&mut good, &mut late] {
+        viewer.look();
+        assert!(ppm(viewer) == screen(&pc).to_ppm());
+    }
+    drop((talkers, entered));
+    pc.finish();
+}
+
+#[test]
 fn vncdotool_captures_the_screen_and_types() {
     let installed = Command::new("vncdo").arg("--version").output().is_ok_and(|output| output.status.success());
     if !installed {
-        println!("skipped: vncdo is missing; `pip install vncdotool` installs it");
+        eprintln!("skipped: vncdo is missing; `pip install vncdotool` installs it");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ mod disk;
 mod guest;
 mod img;
 mod start;
+mod vnc;
 
 use clap::Subcommand;
 
@@ -26,6 +27,8 @@ enum What {
     Start(guest::GuestArgs),
     /// A virtio disk as a guest's programs see it, beside QEMU's TCG
     Disk(guest::GuestArgs),
+    /// A screen over VNC: bytes, time and CPU time of updates, beside QEMU
+    Vnc(guest::GuestArgs),
 }
 
 /// Runs one benchmark.
@@ -36,5 +39,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Cpu(args) => guest::cpu(args),
         What::Start(args) => start::run(args),
         What::Disk(args) => disk::run(args),
+        What::Vnc(args) => vnc::run(args),
     }
 }

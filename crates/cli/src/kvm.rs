@@ -2,6 +2,7 @@
 //! A flag that Ferro doesn't have is refused by its name, never skipped. Nothing is started here.
 
 mod nets;
+mod vnc;
 
 use std::process::ExitCode;
 
@@ -23,7 +24,7 @@ pub(crate) struct KvmArgs {
 
 const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
-[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on], -display none, -net nic[,macaddr=A],
+[,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on][,websocket=PORT][,tls-creds=I], -object tls-creds-x509,id=I,dir=D,endpoint=server[,verify-peer=off], -display none, -net nic[,macaddr=A],
 -net user[,hostfwd=tcp:[HOST]:PORT-[GUEST]:PORT][,restrict=on], -net tap,ifname=N,script=no, -net none,
 -netdev user|tap,id=I,… -device virtio-net-pci,netdev=I[,mac=A], -device virtio-tablet-pci, -usbdevice tablet, -snapshot,
 -no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic user|tap,…,
@@ -64,6 +65,7 @@ struct Reader {
     monitor_given: bool,
     background: Background,
     nographic: bool,
+    vnc: vnc::Vnc,
 }
 
 /// The description that the flags stand for.
@@ -128,6 +130,7 @@ const VALUED: &[&str] = &[
     "sandbox",
     "runas",
     "run-with",
+    "object",
 ];
 
 impl Reader {
@@ -195,11 +198,11 @@ impl Reader {
                 Some(user) => self.vm.sandbox.user = Some(user.to_owned()),
                 None => bail!("only user=NAME can be given"),
             },
-            "vnc" if value == "none" => self.vm.vnc = None,
-            "vnc" => self.vm.vnc = Some(value.parse()?),
+            "vnc" => return self.vnc.set(value),
+            "object" => return self.vnc.object(value),
             "display" | "parallel" if value == "none" => {}
             "display" => match value.strip_prefix("vnc=") {
-                Some(place) => self.vm.vnc = Some(place.parse()?),
+                Some(place) => return self.vnc.set(place),
                 None => bail!("the screen is shown over VNC: say none, or vnc=:0"),
             },
             _ => bail!("there is no such port: say none"),
@@ -284,6 +287,7 @@ impl Reader {
             disk.snapshot |= self.snapshot;
         }
         self.vm.nets = self.nets.join()?;
+        self.vm.vnc = self.vnc.finish()?;
         // Said here, in this command line's words.
         if self.vm.kernel.is_none() && self.vm.disks.iter().all(DiskDescription::is_empty) {
             bail!("there is nothing to boot: give a disk (-hda), a CD-ROM (-cdrom) or a kernel (-kernel)");

@@ -83,6 +83,7 @@ pub(crate) struct RunArgs {
     #[arg(long = "qmp", value_name = "WHERE")]
     qmps: Vec<MonitorTarget>,
     /// Show the screen to VNC viewers: [HOST]:DISPLAY or unix:PATH, then [,password-file=F][,password=on]
+    /// [,tls-creds-dir=DIR[,verify-peer=on]][,websocket=PORT]
     #[arg(long, value_name = "WHERE")]
     vnc: Option<VncTarget>,
     /// Let gdb connect: tcp:HOST:PORT, such as tcp:127.0.0.1:1234

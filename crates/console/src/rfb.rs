@@ -9,7 +9,9 @@ mod keysym;
 mod messages;
 mod pixel;
 mod region;
+mod scroll;
 mod session;
+mod shown;
 
 pub use auth::challenge_response;
 pub use region::Rect;
@@ -22,6 +24,9 @@ use crate::keys::Key;
 pub enum Output {
     /// Bytes for the client.
     Send(Vec<u8>),
+    /// The connection is to turn to TLS once all before is sent: [`Session::take_unread`] belongs to it, then
+    /// [`Session::encrypted`] goes on.
+    Encrypt,
     /// The client has proved itself and is let in; without `shared`, the others are to go.
     Enter {
         /// Others may stay.
@@ -40,6 +45,17 @@ pub enum Output {
         dx: i32,
         /// Pixels down.
         dy: i32,
+        /// Notches towards the user.
+        wheel: i32,
+        /// Left, middle and right button, from bit 0 on.
+        buttons: u8,
+    },
+    /// The pointer is at a place, its wheel turns, or a button changes; only after [`Session::pointer_is_absolute`].
+    Position {
+        /// From 0 at the left edge to 32767 at the right one.
+        x: u16,
+        /// From 0 at the upper edge to 32767 at the lower one.
+        y: u16,
         /// Notches towards the user.
         wheel: i32,
         /// Left, middle and right button, from bit 0 on.

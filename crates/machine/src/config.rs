@@ -158,8 +158,9 @@ impl File {
         vm.vga = self.vga;
         vm.tablet = self.tablet.unwrap_or_default();
         vm.vnc = self.vnc.map(|vnc| vnc.parse()).transpose().map_err(refuse("vnc"))?;
-        if let Some(file) = vm.vnc.as_mut().and_then(|vnc| vnc.password_file.as_mut()) {
-            *file = folder.join(&*file);
+        if let Some(vnc) = &mut vm.vnc {
+            let certificates = vnc.tls.as_mut().map(|tls| &mut tls.dir);
+            vnc.password_file.iter_mut().chain(certificates).for_each(|file| *file = folder.join(&*file));
         }
         vm.gdb = self.gdb.map(|gdb| gdb.parse()).transpose().map_err(refuse("gdb"))?;
         vm.insecure = self.insecure.unwrap_or_default();

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use crate::boot_order::BootOrder;
 use crate::sandbox::SandboxDescription;
 use crate::sound::AudioTarget;
-use crate::vnc::{VncPlace, VncTarget};
+use crate::vnc::VncTarget;
 
 pub use disk::{DiskDescription, DiskInterface};
 pub use execution::{Accelerator, ClockSource, MemorySize};
@@ -210,13 +210,10 @@ impl VmDescription {
         if !self.has_vga() {
             return refuse("--vnc", "there is no screen to show: leave --vga off away");
         }
-        if let VncPlace::Tcp(address) = &vnc.place
-            && !vnc.has_password()
-            && !self.insecure
-            && !is_loopback(address)
-        {
+        let exposed = vnc.addresses().find(|address| !is_loopback(address));
+        if let Some(address) = exposed.filter(|_| vnc.is_open_to_all() && !self.insecure) {
             let problem = "whoever connects there has screen and keyboard: let --vnc listen at 127.0.0.1, give it a \
-                           password-file=, or say --insecure";
+                           password-file=, or verify-peer=on with certificates, or say --insecure";
             return refuse(address, problem);
         }
         Ok(())

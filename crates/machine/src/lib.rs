@@ -41,4 +41,4 @@ pub use handle::{Handle, Screen};
 pub use run::{Outcome, RunError, run, run_with};
 pub use sandbox::SandboxDescription;
 pub use sound::AudioTarget;
-pub use vnc::{VncPlace, VncTarget};
+pub use vnc::{TlsCredentials, VncPlace, VncTarget, WebSocketPlace};

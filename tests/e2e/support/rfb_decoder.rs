@@ -135,6 +135,16 @@ impl Decoder {
         }
     }
 
+    /// What CopyRect does: brings what is at `x`, `y` into the area.
+    pub(crate) fn copy(&mut self, area: Area, x: usize, y: usize) {
+        assert!(x + area.width <= self.width && y + area.height <= self.height && area.width * area.height > 0);
+        assert!(area.x + area.width <= self.width && area.y + area.height <= self.height, "{area:?}");
+        let from = |row: usize| (y + row) * self.width + x;
+        let pixels: Vec<u32> =
+            (0..area.height).flat_map(|row| self.pixels[from(row)..][..area.width].to_vec()).collect();
+        self.put(area, &pixels);
+    }
+
     fn raw(&mut self, area: Area, input: &mut impl Read) {
         let raw = bytes(input, area.width * area.height * self.format.bytes);
         let pixels: Vec<u32> = raw.chunks(self.format.bytes).map(|bytes| self.value(bytes)).collect();

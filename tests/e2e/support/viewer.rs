@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::rfb_decoder::{Area, Decoder, Format};
+use super::respond;
+use super::rfb_decoder::{Area, Decoder, Format};
 
+pub(crate) const COPY_RECT: i32 = 1;
 pub(crate) const RAW: i32 = 0;
 pub(crate) const HEXTILE: i32 = 5;
 pub(crate) const ZLIB: i32 = 6;
@@ -13,13 +15,21 @@ pub(crate) const TIGHT: i32 = 7;
 pub(crate) const ZRLE: i32 = 16;
 const DESKTOP_SIZE: i32 = -223;
 
+/// What carries a viewer's bytes.
+pub(crate) trait Carrier: Read + Write {}
+impl<T: Read + Write> Carrier for T {}
+
 /// A connected viewer.
 pub(crate) struct Viewer {
-    stream: TcpStream,
+    stream: Box<dyn Carrier>,
     pub(crate) picture: Decoder,
+    /// Pixels that were copied within the picture.
+    pub(crate) copied: usize,
+    /// The server's name for what it shows.
+    pub(crate) name: String,
 }
 
-fn read<const N: usize>(stream: &mut TcpStream) -> [u8; N] {
+pub(crate) fn read<const N: usize>(stream: &mut impl Read) -> [u8; N] {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes).expect("the server answers");
     bytes
@@ -27,16 +37,31 @@ fn read<const N: usize>(stream: &mut TcpStream) -> [u8; N] {
 
 /// Connects and agrees on version 3.8 and a security type. Returns the server's refusal, if it is one.
 pub(crate) fn enter(port: u16, password: Option<&str>) -> Result<TcpStream, String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+    enter_by(connect(port), password)
+}
+
+/// Connects.
+pub(crate) fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
     stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    stream
+}
+
+/// As [`enter`], over what carries the bytes.
+pub(crate) fn enter_by<S: Carrier>(mut stream: S, password: Option<&str>) -> Result<S, String> {
     assert_eq!(&read::<12>(&mut stream), b"RFB 003.008\n");
     stream.write_all(b"RFB 003.008\n").unwrap();
     let kind = if password.is_some() { 2 } else { 1 };
     assert_eq!(read::<2>(&mut stream), [1, kind]);
     stream.write_all(&[kind]).unwrap();
+    prove(stream, password)
+}
+
+/// Proves to know the password, if it has one, and hears what comes of it.
+pub(crate) fn prove<S: Carrier>(mut stream: S, password: Option<&str>) -> Result<S, String> {
     if let Some(password) = password {
         let challenge = read::<16>(&mut stream);
-        stream.write_all(&ferro_console::rfb::challenge_response(password.as_bytes(), challenge)).unwrap();
+        stream.write_all(&respond(password.as_bytes(), challenge)).unwrap();
     }
     if read::<4>(&mut stream) == [0; 4] {
         return Ok(stream);
@@ -49,17 +74,25 @@ pub(crate) fn enter(port: u16, password: Option<&str>) -> Result<TcpStream, Stri
 impl Viewer {
     /// A viewer that wants this encoding.
     pub(crate) fn connect(port: u16, password: Option<&str>, shared: bool, encoding: i32) -> Self {
-        let mut stream = enter(port, password).expect("it is let in");
+        Self::begin(enter(port, password).expect("it is let in"), shared, &[encoding])
+    }
+
+    /// A viewer that has been let in.
+    pub(crate) fn begin(mut stream: impl Carrier + 'static, shared: bool, encodings: &[i32]) -> Self {
         stream.write_all(&[u8::from(shared)]).unwrap();
         let init = read::<24>(&mut stream);
         let number = |at| usize::from(u16::from_be_bytes([init[at], init[at + 1]]));
         let mut name = vec![0; number(22)];
         stream.read_exact(&mut name).unwrap();
-        assert_eq!(name, b"vm");
-        let mut encodings = vec![2, 0, 0, 2];
-        encodings.extend([encoding, DESKTOP_SIZE].iter().flat_map(|number| number.to_be_bytes()));
-        stream.write_all(&encodings).unwrap();
-        Self { stream, picture: Decoder::new(Format::TRUE, number(0), number(2)) }
+        let mut message = vec![2, 0, 0, encodings.len() as u8 + 1];
+        message.extend(encodings.iter().chain(&[DESKTOP_SIZE]).flat_map(|number| number.to_be_bytes()));
+        stream.write_all(&message).unwrap();
+        Self {
+            stream: Box::new(stream),
+            picture: Decoder::new(Format::TRUE, number(0), number(2)),
+            copied: 0,
+            name: String::from_utf8(name).unwrap(),
+        }
     }
 
     pub(crate) fn request(&mut self, incremental: bool) {
@@ -82,6 +115,13 @@ impl Viewer {
                     (self.picture.width, self.picture.height) = (area.width, area.height);
                     self.picture.pixels = vec![0; area.width * area.height];
                 }
+                COPY_RECT => {
+                    rects += 1;
+                    self.copied += area.width * area.height;
+                    let from = read::<4>(&mut self.stream);
+                    let [x, y] = [[from[0], from[1]], [from[2], from[3]]].map(|at| usize::from(u16::from_be_bytes(at)));
+                    self.picture.copy(area, x, y);
+                }
                 encoding => {
                     rects += 1;
                     self.picture.rect(encoding, area, &mut self.stream);
@@ -97,6 +137,12 @@ impl Viewer {
         while self.update() == 0 {
             self.request(false);
         }
+    }
+
+    /// Presses a key of a US keyboard that needs no shift, and lets it go.
+    pub(crate) fn press(&mut self, character: char) {
+        self.key(character.into(), true);
+        self.key(character.into(), false);
     }
 
     fn key(&mut self, keysym: u32, down: bool) {

@@ -22,17 +22,32 @@ pub(crate) fn build(folder: &Path) -> anyhow::Result<()> {
     bare(folder)
 }
 
-/// Builds `first.elf`, the guest that says one character.
+/// The guests without an operating system and their sources.
+const BARE: &[(&str, &[&str])] = &[("first", &["first.s"]), ("screen", &["entry.s", "screen.c"])];
+
+/// Builds those guests: `first.elf` says one character, `screen.elf` draws what keys ask for.
 fn bare(folder: &Path) -> anyhow::Result<()> {
     let sources = root().join("guests/bare");
-    let (source, object, kernel) = (sources.join("first.s"), folder.join("first.o"), folder.join("first.elf"));
-    if newer(&kernel, &source) {
-        return Ok(());
+    for (name, parts) in BARE {
+        let kernel = folder.join(name).with_extension("elf");
+        if parts.iter().all(|part| newer(&kernel, &sources.join(part))) {
+            continue;
+        }
+        let mut link = command("ld");
+        link.args(["--no-warn-rwx-segments", "-z", "noexecstack", "-T"]).arg(sources.join("link.ld"));
+        link.arg("-o").arg(&kernel);
+        for part in *parts {
+            let object = folder.join(part).with_extension("o");
+            let mut compile = command("gcc");
+            // No library, no vector registers, no stack below the pointer, fixed addresses.
+            compile.args(["-c", "-O2", "-Wall", "-ffreestanding", "-fno-pie", "-fno-stack-protector"]);
+            compile.args(["-fno-tree-loop-distribute-patterns", "-mgeneral-regs-only", "-mno-red-zone"]);
+            run(compile.args(["-fcf-protection=none", "-o"]).arg(&object).arg(sources.join(part)))?;
+            link.arg(object);
+        }
+        run(&mut link)?;
     }
-    run(command("as").arg("--64").arg("-o").arg(&object).arg(&source))?;
-    let mut link = command("ld");
-    link.args(["--no-warn-rwx-segments", "-z", "noexecstack", "-T"]).arg(sources.join("link.ld"));
-    run(link.arg("-o").arg(&kernel).arg(&object))
+    Ok(())
 }
 
 /// The names of the Linux programs.

@@ -13,6 +13,8 @@ use super::pixel::Converter;
 use super::{Picture, Rect};
 use deflate::Deflate;
 
+const COPY_RECT: i32 = 1;
+
 /// An encoding of rectangles (RFC 6143, 7.7; Zlib and Tight as in rfbproto).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
@@ -46,9 +48,9 @@ impl Encoding {
         }
     }
 
-    /// The parts in which a rectangle is sent: Tight has limits to their size.
-    pub(super) fn parts(self, rect: Rect) -> Vec<Rect> {
-        if self == Self::Tight { tight::parts(rect) } else { vec![rect] }
+    /// The parts in which a rectangle of the picture is sent: Tight has limits to their size.
+    pub(super) fn parts(self, picture: Picture<'_>, rect: Rect) -> Vec<Rect> {
+        if self == Self::Tight { tight::parts(picture, rect) } else { vec![rect] }
     }
 }
 
@@ -107,6 +109,13 @@ pub(super) fn header(rect: Rect, encoding: i32, out: &mut Vec<u8>) {
     out.extend_from_slice(&encoding.to_be_bytes());
 }
 
+/// Writes a rectangle that the client is to copy from its own picture (RFC 6143, 7.7.2), straight up or down from row `from`.
+pub(super) fn copy_rect(rect: Rect, from: u16, out: &mut Vec<u8>) {
+    header(rect, COPY_RECT, out);
+    out.extend_from_slice(&rect.x.to_be_bytes());
+    out.extend_from_slice(&from.to_be_bytes());
+}
+
 /// The tiles of a rectangle, row by row from the top left; those at the right and lower edge may be smaller.
 fn tiles(rect: Rect, side: u16) -> impl Iterator<Item = Rect> {
     let step = usize::from(side);
@@ -121,4 +130,4 @@ fn tiles(rect: Rect, side: u16) -> impl Iterator<Item = Rect> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

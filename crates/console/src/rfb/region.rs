@@ -71,6 +71,36 @@ impl Region {
         (range(rect.x, rect.width), range(rect.y, rect.height))
     }
 
+    /// The tiles that a rectangle touches.
+    pub(super) fn tiles_of(rect: Rect) -> impl Iterator<Item = Rect> {
+        let range =
+            |from: u16, len: u16| (from / TILE..from.saturating_add(len).div_ceil(TILE)).map(|tile| tile * TILE);
+        range(rect.y, rect.height)
+            .flat_map(move |y| range(rect.x, rect.width).map(move |x| Rect { x, y, width: TILE, height: TILE }))
+    }
+
+    /// Tiles in it.
+    pub(super) fn len(&self) -> usize {
+        self.marked
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.marked == 0
+    }
+
+    /// The smallest rectangle with all of it inside.
+    pub(super) fn bounds(&self) -> Rect {
+        let tile = |at: usize| Rect {
+            x: (at % self.columns) as u16 * TILE,
+            y: (at / self.columns) as u16 * TILE,
+            width: TILE,
+            height: TILE,
+        };
+        let marked = self.tiles.iter().enumerate().filter(|(_, marked)| **marked).map(|(at, _)| tile(at));
+        marked.reduce(Rect::joined).unwrap_or(Rect::of_size((0, 0))).clipped(self.size)
+    }
+
     /// Puts the tiles that a rectangle touches into it.
     pub(super) fn add(&mut self, rect: Rect) {
         let (columns, rows) = self.span(rect);

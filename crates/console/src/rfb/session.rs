@@ -1,5 +1,6 @@
 //! A client's session: what it was told, what it wants, what it doesn't have yet. Nothing is drawn ahead of what a client
-//! asks for: one that reads slowly gets fewer updates with more in each, and takes no more memory than one update.
+//! asks for: one that reads slowly gets fewer updates with more in each, and takes no more memory than one update and one
+//! picture.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -8,28 +9,18 @@ use super::handshake::{GREETING, Handshake, Progress};
 use super::messages::{self, Message};
 use super::pixel::{Converter, PixelFormat};
 use super::region::Region;
+use super::shown::Shown;
 use super::{Ending, Output, Rect, keysym};
 use crate::keys::Key;
+use abilities::{Abilities, Notices};
 
+mod abilities;
+mod input;
 mod update;
 
 #[cfg(test)]
 mod tests;
 
-const DESKTOP_SIZE: i32 = -223;
-const POINTER_TYPE: i32 = -257;
-const EXTENDED_KEY: i32 = -258;
-const LED_STATE: i32 = -261;
-const EXTENDED_DESKTOP_SIZE: i32 = -308;
-const FENCE: i32 = -312;
-const CONTINUOUS: i32 = -313;
-
-const FENCE_REQUEST: u32 = 1 << 31;
-/// BlockBefore, BlockAfter and SyncNext, which sending everything in order keeps.
-const FENCE_KNOWN: u32 = 7;
-
-/// A relative movement of nothing.
-const STILL: i32 = 0x7fff;
 /// Columns and rows of the largest picture that is shown.
 const LARGEST: usize = 1 << 14;
 
@@ -40,6 +31,8 @@ pub struct Settings {
     pub name: String,
     /// What clients have to know.
     pub password: Option<Vec<u8>>,
+    /// Clients have to turn to TLS before anything else (VeNCrypt with X.509).
+    pub encrypt: bool,
     /// Random bytes that were never used before.
     pub challenge: [u8; 16],
     /// Columns and rows of the screen as it is now.
@@ -55,35 +48,6 @@ pub enum Wants {
     Changes,
     /// There is something to send to it.
     Update,
-}
-
-/// What a client can do beyond the basic protocol.
-#[derive(Debug, Default)]
-struct Abilities {
-    desktop_size: bool,
-    extended_desktop_size: bool,
-    pointer_type: bool,
-    extended_key: bool,
-    led_state: bool,
-    fence: bool,
-    continuous: bool,
-}
-
-/// Rectangles without pixels that the next update has to have in it.
-#[derive(Debug, Default)]
-struct Notices {
-    size: bool,
-    /// An attempt to change the size, to be refused.
-    size_refused: bool,
-    pointer_type: bool,
-    extended_key: bool,
-    lamps: bool,
-}
-
-impl Notices {
-    fn any(&self) -> bool {
-        self.size || self.size_refused || self.pointer_type || self.extended_key || self.lamps
-    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -109,11 +73,13 @@ pub struct Session {
     notices: Notices,
     /// The size that the client knows.
     size: (u16, u16),
-    /// What of the screen the client doesn't have.
+    /// Where the screen has changed since the client was sent it, or was asked for anew.
     dirty: Region,
+    shown: Shown,
     requested: Option<Rect>,
     continuous: Option<Rect>,
     lamps: u8,
+    absolute: bool,
     pointer: Option<(u16, u16, u8)>,
     pressed: BTreeSet<Key>,
 }
@@ -130,7 +96,7 @@ impl Session {
         dirty.add(Rect::of_size(size));
         Self {
             phase: Phase::Handshake,
-            handshake: Handshake::new(settings.password, settings.challenge),
+            handshake: Handshake::new(settings.password, settings.encrypt, settings.challenge),
             name: settings.name,
             input: vec![],
             skip: 0,
@@ -143,9 +109,11 @@ impl Session {
             notices: Notices::default(),
             size,
             dirty,
+            shown: Shown::default(),
             requested: None,
             continuous: None,
             lamps: 0,
+            absolute: false,
             pointer: None,
             pressed: BTreeSet::new(),
         }
@@ -177,6 +145,20 @@ impl Session {
             }
         }
         self.input = rest.to_vec();
+    }
+
+    /// What came but isn't read yet. After [`Output::Encrypt`] that is the beginning of TLS.
+    pub fn take_unread(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    /// The connection is encrypted, as [`Output::Encrypt`] asked: from now on input is what comes through TLS.
+    pub fn encrypted(&mut self) {
+        let mut answer = vec![];
+        self.handshake.encrypted(&mut answer);
+        if !answer.is_empty() {
+            self.send(answer);
+        }
     }
 
     /// Acts on whole messages; returns how many bytes they had. Stops where bytes are to be skipped.
@@ -213,16 +195,6 @@ impl Session {
         self.output.push_back(Output::Close(ending));
     }
 
-    /// Lets go of the keys and buttons that the client holds: it is gone, or has to go.
-    pub fn release(&mut self) {
-        for key in std::mem::take(&mut self.pressed) {
-            self.output.push_back(Output::Key { key, down: false });
-        }
-        if self.pointer.take().is_some_and(|(_, _, buttons)| buttons & 7 != 0) {
-            self.output.push_back(Output::Pointer { dx: 0, dy: 0, wheel: 0, buttons: 0 });
-        }
-    }
-
     fn send(&mut self, bytes: Vec<u8>) {
         self.output.push_back(Output::Send(bytes));
     }
@@ -236,6 +208,10 @@ impl Session {
         match progress {
             Progress::Wait => None,
             Progress::Taken(len) => Some(len),
+            Progress::Encrypt(len) => {
+                self.output.push_back(Output::Encrypt);
+                Some(len)
+            }
             Progress::Refused(ending) => {
                 self.close(ending);
                 None
@@ -263,6 +239,7 @@ impl Session {
                 let area = area.clipped(self.size);
                 if !incremental {
                     self.dirty.add(area);
+                    self.shown.forget(area);
                 }
                 self.requested = Some(self.requested.map_or(area, |requested| requested.joined(area)));
             }
@@ -279,11 +256,7 @@ impl Session {
                     self.send(vec![150]);
                 }
             }
-            Message::Fence { flags, payload } => {
-                if flags & FENCE_REQUEST != 0 {
-                    self.send(fence(flags & FENCE_KNOWN, &payload));
-                }
-            }
+            Message::Fence { flags, payload } => self.answer_fence(flags, &payload),
             Message::SetDesktopSize => self.notices.size_refused = self.abilities.extended_desktop_size,
         }
     }
@@ -291,77 +264,12 @@ impl Session {
     fn set_format(&mut self, bytes: &[u8; 16]) {
         let Some(format) = PixelFormat::parse(bytes) else { return self.close(Ending::Malformed) };
         self.converter = Converter::new(format);
+        // What it has may have fewer colours.
+        self.shown.forget(Rect::of_size(self.size));
         if let Some(colours) = format.colour_map() {
             let mut message = vec![1, 0, 0, 0, 1, 0];
             message.extend(colours.flatten().flat_map(u16::to_be_bytes));
             self.send(message);
         }
     }
-
-    fn set_encodings(&mut self, numbers: &[i32]) {
-        self.encoding = numbers.iter().find_map(|number| Encoding::from_number(*number)).unwrap_or(Encoding::Raw);
-        self.effort = Effort::default();
-        let before = std::mem::take(&mut self.abilities);
-        for &number in numbers {
-            match number {
-                DESKTOP_SIZE => self.abilities.desktop_size = true,
-                EXTENDED_DESKTOP_SIZE => self.abilities.extended_desktop_size = true,
-                POINTER_TYPE => self.abilities.pointer_type = true,
-                EXTENDED_KEY => self.abilities.extended_key = true,
-                LED_STATE => self.abilities.led_state = true,
-                FENCE => self.abilities.fence = true,
-                CONTINUOUS => self.abilities.continuous = true,
-                -256..=-247 => self.effort.compression = (number + 256) as u32,
-                -32..=-23 => self.effort.quality = Some((number + 32) as u8),
-                _ => {}
-            }
-        }
-        let now = &self.abilities;
-        self.notices.size |= now.extended_desktop_size && !before.extended_desktop_size;
-        self.notices.pointer_type |= now.pointer_type && !before.pointer_type;
-        self.notices.extended_key |= now.extended_key && !before.extended_key;
-        self.notices.lamps |= now.led_state && !before.led_state;
-        let (fence_new, continuous_new) = (now.fence && !before.fence, now.continuous && !before.continuous);
-        if fence_new {
-            self.send(fence(FENCE_REQUEST | 1, &[]));
-        }
-        if continuous_new {
-            // That it may be turned on.
-            self.send(vec![150]);
-        }
-    }
-
-    fn key(&mut self, key: Option<Key>, down: bool) {
-        let Some(key) = key else { return };
-        if down {
-            self.pressed.insert(key);
-        } else {
-            self.pressed.remove(&key);
-        }
-        self.output.push_back(Output::Key { key, down });
-    }
-
-    fn pointer(&mut self, buttons: u8, x: u16, y: u16) {
-        let (old_x, old_y, old) = self.pointer.replace((x, y, buttons)).unwrap_or((x, y, 0));
-        let moved = |new: u16, old: u16| i32::from(new) - i32::from(old);
-        let (dx, dy) = if self.abilities.pointer_type {
-            (i32::from(x) - STILL, i32::from(y) - STILL)
-        } else {
-            (moved(x, old_x), moved(y, old_y))
-        };
-        // The wheel is two more buttons, pressed once for each notch.
-        let pressed = buttons & !old;
-        let wheel = i32::from(pressed & 0x10 != 0) - i32::from(pressed & 0x08 != 0);
-        if (dx, dy, wheel) != (0, 0, 0) || (buttons ^ old) & 7 != 0 {
-            self.output.push_back(Output::Pointer { dx, dy, wheel, buttons: buttons & 7 });
-        }
-    }
-}
-
-fn fence(flags: u32, payload: &[u8]) -> Vec<u8> {
-    let mut message = vec![248, 0, 0, 0];
-    message.extend_from_slice(&flags.to_be_bytes());
-    message.push(payload.len() as u8);
-    message.extend_from_slice(payload);
-    message
 }

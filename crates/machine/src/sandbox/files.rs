@@ -16,14 +16,20 @@ use crate::vnc::VncPlace;
 /// What is read at any time: random numbers, and what the C library needs to find a host by its name.
 const READ: &[&str] = &["/dev/urandom", "/etc", "/lib", "/lib64", "/usr/lib", "/run/systemd/resolve"];
 
-/// Folders and files that are reached for reading and writing.
+/// Folders and files that are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Reach(Vec<PathBuf>);
+pub(crate) struct Reach {
+    /// For reading and writing.
+    written: Vec<PathBuf>,
+    /// Secrets, only for reading.
+    read: Vec<PathBuf>,
+}
 
 impl Reach {
     /// What this VM has to do with.
     pub(crate) fn of(vm: &VmDescription) -> Self {
         let mut paths = vm.sandbox.allow.clone();
+        let mut read = vec![];
         paths.push("/dev/null".into());
         for disk in &vm.disks {
             // A device is reached alone: its folder has all the others.
@@ -48,7 +54,8 @@ impl Reach {
             if let VncPlace::Unix(path) = &vnc.place {
                 paths.push(folder(path).into());
             }
-            paths.extend(vnc.password_file.clone());
+            read.extend(vnc.password_file.clone());
+            read.extend(vnc.tls.as_ref().map(|tls| tls.dir.clone()));
         }
         if !vm.monitors.is_empty() || !vm.qmps.is_empty() {
             paths.push(".".into());
@@ -60,7 +67,7 @@ impl Reach {
         paths.retain(|path| path.parent().is_some() || allow.contains(path));
         paths.sort();
         paths.dedup();
-        Self(paths)
+        Self { written: paths, read }
     }
 
     /// Confines this thread and its future children to it; whether the kernel could.
@@ -73,8 +80,10 @@ impl Reach {
             let mut rules = Ruleset::default().handle_access(AccessFs::from_all(abi))?.create()?;
             // Sockets and devices that are open already stay usable.
             rules = rules.set_compatibility(landlock::CompatLevel::BestEffort);
-            let readable = READ.iter().map(|path| (Path::new(path), AccessFs::from_read(abi) & !AccessFs::Execute));
-            let writable = self.0.iter().map(|path| (path.as_path(), AccessFs::from_all(abi) & !AccessFs::Execute));
+            let readable = READ.iter().map(Path::new).chain(self.read.iter().map(PathBuf::as_path));
+            let readable = readable.map(|path| (path, AccessFs::from_read(abi) & !AccessFs::Execute));
+            let writable =
+                self.written.iter().map(|path| (path.as_path(), AccessFs::from_all(abi) & !AccessFs::Execute));
             for (path, access) in readable.chain(writable) {
                 // What isn't there can't be reached anyway.
                 let Ok(opened) = PathFd::new(path) else { continue };
@@ -92,7 +101,7 @@ impl Reach {
         let full = file.canonicalize().or_else(|_| Ok::<_, io::Error>(folder(file).canonicalize()?.join(name(file))));
         // What can't be found gets the file system's own message.
         let Ok(full) = full else { return true };
-        self.0.iter().any(|path| full.starts_with(path))
+        self.written.iter().any(|path| full.starts_with(path))
     }
 }
 
@@ -105,7 +114,7 @@ fn name(file: &Path) -> &Path {
 
 impl std::fmt::Display for Reach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let named = self.0.iter().filter(|path| *path != Path::new("/dev/null"));
+        let named = self.written.iter().filter(|path| *path != Path::new("/dev/null"));
         let paths: Vec<_> = named.map(|path| path.display().to_string()).collect();
         f.write_str(&paths.join(", "))
     }

@@ -12,7 +12,7 @@ const IDLE: Duration = Duration::from_millis(40);
 
 /// Looks as long as the process lives.
 pub(super) fn watch(server: &Server) {
-    let (mut pause, mut lamps) = (BUSY, 0);
+    let (mut pause, mut input) = (BUSY, (0, false));
     loop {
         let clients = server
             .waiting
@@ -20,14 +20,14 @@ pub(super) fn watch(server: &Server) {
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         drop(clients);
         let quiet = server.screen.update().is_empty();
-        let now = server.handle.lamps();
+        let now = (server.handle.lamps(), server.handle.pointer_is_absolute());
         for client in lock(&server.clients).iter_mut() {
-            if client.waits && (lamps != now || client.follower.has_changes()) {
+            if client.waits && (input != now || client.follower.has_changes()) {
                 client.waits = false;
                 client.wake();
             }
         }
-        lamps = now;
+        input = now;
         pause = if quiet { (pause * 5 / 4).min(IDLE) } else { BUSY };
         std::thread::sleep(pause);
     }

@@ -7,7 +7,7 @@ use crate::rfb::pixel::{Form, PixelFormat};
 use decoder::{Area, Decoder, Format};
 
 #[path = "../../../../../tests/e2e/support/rfb_decoder.rs"]
-mod decoder;
+pub(in crate::rfb) mod decoder;
 
 const ALL: [Encoding; 5] = [Encoding::Raw, Encoding::Hextile, Encoding::Zlib, Encoding::Zrle, Encoding::Tight];
 const SIZE: (usize, usize) = (167, 91);
@@ -80,7 +80,7 @@ fn expected(format: PixelFormat, pixels: &[u32]) -> Vec<u32> {
 fn send(encoder: &mut Encoder, decoder: &mut Decoder, to: (Encoding, Effort, PixelFormat), pixels: &[u32], rect: Rect) {
     let (encoding, effort, format) = to;
     let picture = Picture { width: SIZE.0, height: SIZE.1, pixels };
-    for part in encoding.parts(rect) {
+    for part in encoding.parts(picture, rect) {
         let mut out = vec![];
         encoder.encode(encoding, effort, &Converter::new(format), picture, part, &mut out);
         let mut input = Cursor::new(&out[12..]);
@@ -153,11 +153,39 @@ fn tight_takes_the_way_that_fits_the_picture() {
 #[test]
 fn tights_parts_cover_large_rectangles_and_stay_in_its_limits() {
     for (width, height) in [(1, 1), (2048, 100), (2049, 3), (5000, 3000), (16384, 1), (1, 16384)] {
-        let parts = Encoding::Tight.parts(Rect { x: 3, y: 5, width, height });
+        let pixels = vec![7; (width + 3) * (height + 5)];
+        let picture = Picture { width: width + 3, height: height + 5, pixels: &pixels };
+        let (width, height) = (width as u16, height as u16);
+        let parts = Encoding::Tight.parts(picture, Rect { x: 3, y: 5, width, height });
         assert!(
             parts.iter().all(|part| part.width <= 2048 && u32::from(part.width) * u32::from(part.height) <= 1 << 16)
         );
         let pixels: u64 = parts.iter().map(|part| u64::from(part.width) * u64::from(part.height)).sum();
         assert_eq!(pixels, u64::from(width) * u64::from(height));
     }
+}
+
+#[test]
+fn tight_keeps_lines_of_two_colours_apart() {
+    // Grey text, a green line, grey text, and noise.
+    let colour = |y: usize| match y {
+        16..32 => 0x55_ff55,
+        64.. => 0,
+        _ => 0xaa_aaaa,
+    };
+    let pixels: Vec<u32> = (0..100 * 96)
+        .map(|at| {
+            if at >= 6400 {
+                at as u32 * 77
+            } else if at % 3 == 0 {
+                0
+            } else {
+                colour(at / 100)
+            }
+        })
+        .collect();
+    let picture = Picture { width: 100, height: 96, pixels: &pixels };
+    let parts = Encoding::Tight.parts(picture, Rect { x: 0, y: 0, width: 100, height: 96 });
+    let rows: Vec<(u16, u16)> = parts.iter().map(|part| (part.y, part.height)).collect();
+    assert_eq!(rows, [(0, 16), (16, 16), (32, 32), (64, 32)]);
 }

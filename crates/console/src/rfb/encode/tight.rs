@@ -27,18 +27,70 @@ const JPEG_FROM: usize = 4096;
 /// JPEG's quality for the levels that a client can ask for.
 const QUALITY: [u8; 10] = [10, 20, 30, 40, 50, 60, 70, 80, 90, 95];
 
-/// The parts in which a rectangle is sent.
-pub(super) fn parts(rect: Rect) -> Vec<Rect> {
+/// Rows of a strip that may be sent by itself: those of a line of text.
+const STRIP: u16 = 16;
+
+/// The parts in which a rectangle is sent: those that fit Tight's limits, and of these strips of two colours apart from
+/// others, as they take one bit for each pixel.
+pub(super) fn parts(picture: Picture<'_>, rect: Rect) -> Vec<Rect> {
     let width = rect.width.min(WIDEST);
     let height = (LARGEST / usize::from(width.max(1))).min(usize::from(rect.height)).max(1) as u16;
     let mut parts = vec![];
     for y in (0..rect.height).step_by(usize::from(height)) {
         for x in (0..rect.width).step_by(usize::from(width)) {
             let (width, height) = (width.min(rect.width - x), height.min(rect.height - y));
-            parts.push(Rect { x: rect.x + x, y: rect.y + y, width, height });
+            strips(picture, Rect { x: rect.x + x, y: rect.y + y, width, height }, &mut parts);
         }
     }
     parts
+}
+
+/// The colours of a rectangle, if there are no more than two; the same one twice if there is one.
+fn two_colours(picture: Picture<'_>, rect: Rect) -> Option<(u32, u32)> {
+    let first = *picture.row(rect, 0).first()?;
+    let mut second = first;
+    for pixel in (0..usize::from(rect.height)).flat_map(|row| picture.row(rect, row)) {
+        if *pixel != first && *pixel != second {
+            if second != first {
+                return None;
+            }
+            second = *pixel;
+        }
+    }
+    Some((first.min(second), first.max(second)))
+}
+
+/// The colours of two rectangles together, if both have no more than two and so do they.
+fn together((a, b): (u32, u32), (c, d): (u32, u32)) -> Option<(u32, u32)> {
+    let (low, high) = (a.min(c), b.max(d));
+    [a, b, c, d].iter().all(|colour| *colour == low || *colour == high).then_some((low, high))
+}
+
+/// Cuts a rectangle into strips of two colours and others; neighbours that can be sent as one are joined.
+fn strips(picture: Picture<'_>, rect: Rect, parts: &mut Vec<Rect>) {
+    let mut last: Option<(Rect, Option<(u32, u32)>)> = None;
+    for y in (0..rect.height).step_by(usize::from(STRIP)) {
+        let strip = Rect { y: rect.y + y, height: STRIP.min(rect.height - y), ..rect };
+        let colours = two_colours(picture, strip);
+        last = Some(match last {
+            None => (strip, colours),
+            Some((part, before)) => {
+                let joined = match (before, colours) {
+                    (None, None) => Some(None),
+                    (Some(before), Some(colours)) => together(before, colours).map(Some),
+                    _ => None,
+                };
+                match joined {
+                    Some(colours) => (Rect { height: part.height + strip.height, ..part }, colours),
+                    None => {
+                        parts.push(part);
+                        (strip, colours)
+                    }
+                }
+            }
+        });
+    }
+    parts.extend(last.map(|(part, _)| part));
 }
 
 /// A length in one to three bytes of seven bits, the lowest first.

@@ -2,13 +2,15 @@
 
 use proptest::prelude::*;
 
+use super::abilities::*;
 use super::*;
 use crate::rfb::Picture;
+use crate::rfb::encode::tests::decoder::{Area, Decoder, Format};
 
 const SIZE: (usize, usize) = (64, 48);
 
 fn session() -> Session {
-    let settings = Settings { name: "vm".into(), password: None, challenge: [0; 16], size: SIZE };
+    let settings = Settings { name: "vm".into(), password: None, encrypt: false, challenge: [0; 16], size: SIZE };
     Session::new(settings)
 }
 
@@ -30,6 +32,11 @@ fn sent(session: &mut Session) -> Vec<u8> {
         other => panic!("{other:?}"),
     });
     bytes.flatten().collect()
+}
+
+/// Takes what is there out of the way.
+fn sent_or_entered(session: &mut Session) {
+    while session.poll().is_some() {}
 }
 
 fn request(incremental: bool) -> Vec<u8> {
@@ -71,15 +78,102 @@ fn updates_come_when_asked_for_and_when_something_changed() {
     assert_eq!(sent(&mut session).len(), 4 + 12 + 64 * 48 * 4);
     assert_eq!(session.wants(), Wants::Nothing);
     session.damage(Rect { x: 20, y: 20, width: 1, height: 1 });
-    session.damage(Rect { x: 17, y: 30, width: 3, height: 1 });
+    session.damage(Rect { x: 17, y: 30, width: 30, height: 10 });
     assert_eq!(session.wants(), Wants::Nothing, "it hasn't asked again");
     session.input(&request(true));
-    show(&mut session, SIZE);
-    assert_eq!(sent(&mut session).len(), 4 + 12 + 16 * 16 * 4, "both changes in one");
+    let mut pixels = vec![0x12_3456; SIZE.0 * SIZE.1];
+    (pixels[20 * SIZE.0 + 20], pixels[30 * SIZE.0 + 17]) = (1, 2);
+    session.update(Picture { width: SIZE.0, height: SIZE.1, pixels: &pixels });
+    assert_eq!(sent(&mut session).len(), 4 + 12 + 16 * 16 * 4, "both changes in one, and just what differs");
+    session.input(&request(true));
+    session.damage(Rect { x: 0, y: 0, width: 64, height: 48 });
+    session.update(Picture { width: SIZE.0, height: SIZE.1, pixels: &pixels });
+    assert!(sent(&mut session).is_empty(), "it is all there already");
     session.input(&request(true));
     assert_eq!(session.wants(), Wants::Changes);
     session.input(&request(false));
     assert_eq!(session.wants(), Wants::Update);
+}
+
+#[test]
+fn what_scrolls_is_copied_by_those_that_can() {
+    let line = |number: usize| (0..64).map(move |x| (number * 7919 + x * 31 & 0xff_ffff) as u32);
+    let page = |first: usize| (first..first + 200).flat_map(line).collect::<Vec<u32>>();
+    let mut sizes = vec![];
+    for numbers in [&[0][..], &[0, 1]] {
+        let settings =
+            Settings { name: "vm".into(), password: None, encrypt: false, challenge: [0; 16], size: (64, 200) };
+        let mut session = Session::new(settings);
+        session.input(b"RFB 003.008\n\x01\x01");
+        session.input(&encodings(numbers));
+        for first in [0, 8] {
+            sent_or_entered(&mut session);
+            session.input(&[3, 1, 0, 0, 0, 0, 0, 64, 0, 200]);
+            session.damage(Rect { x: 0, y: 0, width: 64, height: 200 });
+            session.update(Picture { width: 64, height: 200, pixels: &page(first) });
+        }
+        sizes.push(sent(&mut session));
+    }
+    assert_eq!(sizes[0].len(), 4 + 12 + 64 * 200 * 4);
+    let (copied, rest) = sizes[1].split_at(4 + 16);
+    assert_eq!(copied, [0, 0, 0, 2, 0, 0, 0, 0, 0, 64, 0, 192, 0, 0, 0, 1, 0, 0, 0, 8]);
+    assert_eq!((&rest[..12], rest.len()), (&[0, 0, 0, 192, 0, 64, 0, 8, 0, 0, 0, 0][..], 12 + 64 * 8 * 4));
+}
+
+/// Reads an update as a viewer does.
+fn read_update(viewer: &mut Decoder, update: &[u8]) {
+    let mut rest = &update[4..];
+    for _ in 0..u16::from_be_bytes([update[2], update[3]]) {
+        let number = |at: usize| usize::from(u16::from_be_bytes([rest[at], rest[at + 1]]));
+        let area = Area { x: number(0), y: number(2), width: number(4), height: number(6) };
+        let encoding = i32::from_be_bytes([rest[8], rest[9], rest[10], rest[11]]);
+        let from = (encoding == 1).then(|| (number(12), number(14)));
+        rest = &rest[12..];
+        match from {
+            Some((x, y)) => {
+                viewer.copy(area, x, y);
+                rest = &rest[4..];
+            }
+            None => viewer.rect(encoding, area, &mut rest),
+        }
+    }
+    assert!(rest.is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_scrolls_and_changes_the_viewer_shows_the_picture(
+        steps in prop::collection::vec((0..4_u8, 0..200_usize, 0..120_usize, 1..90_usize), 1..12),
+        encoding in prop::sample::select(vec![0, 5, 6, 7, 16]),
+    ) {
+        let (width, height) = (200, 120);
+        let settings = Settings { name: "vm".into(), password: None, encrypt: false, challenge: [0; 16], size: (width, height) };
+        let mut session = Session::new(settings);
+        session.input(b"RFB 003.008\n\x01\x01");
+        session.input(&encodings(&[1, encoding]));
+        sent_or_entered(&mut session);
+        let mut viewer = Decoder::new(Format::TRUE, width, height);
+        let mut pixels: Vec<u32> = (0..width * height).map(|at| (at * 2_654_435 >> 7) as u32 & 0xff_ffff).collect();
+        for (number, (what, x, y, len)) in steps.into_iter().enumerate() {
+            match what {
+                // A window, or all, scrolls up or down.
+                0 => pixels.rotate_left(len * width),
+                1 => (0..height - y.min(height - 1)).for_each(|row| pixels.copy_within(((row + y) * width)..((row + y) * width + x), row * width)),
+                2 => (0..height.saturating_sub(len)).rev().for_each(|row| pixels.copy_within(row * width..row * width + x, (row + len) * width)),
+                _ => pixels[y * width + x..].iter_mut().take(len * 40).for_each(|pixel| *pixel = number as u32 * 0x30_4050 & 0xff_ffff),
+            }
+            session.damage(Rect::of_size((width as u16, height as u16)));
+            session.input(&[3, 1, 0, 0, 0, 0, 0, width as u8, 0, height as u8]);
+            session.update(Picture { width, height, pixels: &pixels });
+            let update = sent(&mut session);
+            if !update.is_empty() {
+                read_update(&mut viewer, &update);
+            }
+            prop_assert!(viewer.pixels == pixels, "after step {number}");
+        }
+    }
 }
 
 #[test]
@@ -165,6 +259,38 @@ fn keys_and_pointer_reach_the_guest_and_are_let_go_at_the_end() {
 }
 
 #[test]
+fn names_lamps_and_pointers_are_told_as_the_viewer_knows_them() {
+    let mut session = open();
+    session.input(&encodings(&[DESKTOP_NAME, WIDE_LED_STATE, POINTER_TYPE]));
+    session.lamps(2);
+    session.pointer_is_absolute(true);
+    session.input(&request(true));
+    show(&mut session, SIZE);
+    let update = sent(&mut session);
+    let notices = [
+        &[0, 0, 0, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xff][..],
+        &[0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xfe, 0xcd, 0, 0, 0, 2, b'v', b'm'],
+        &[0, 0, 0, 0, 0, 0, 0, 0, 0x57, 0x4d, 0x56, 0x68, 0, 0, 0, 2],
+    ]
+    .concat();
+    // The pixels follow.
+    assert_eq!((&update[..2], update[3]), (&[0, 0][..], 4));
+    assert_eq!(update[4..notices.len()], notices[4..]);
+    session.input(&[5, 1, 0, 63, 0, 0, 5, 0, 0, 0, 0, 47, 5, 2, 0, 99, 0, 99]);
+    let position = |x, y, buttons| Output::Position { x, y, wheel: 0, buttons };
+    assert_eq!(
+        outputs(&mut session),
+        [position(32767, 0, 1), position(0, 32767, 0), position(32767, 32767, 2)],
+        "beyond the edge is the edge"
+    );
+    session.release();
+    assert_eq!(outputs(&mut session), [position(32767, 32767, 0)]);
+    session.pointer_is_absolute(false);
+    session.input(&request(true));
+    assert_eq!(session.wants(), Wants::Update, "it is told of the mouse");
+}
+
+#[test]
 fn cut_text_of_any_length_is_passed_over() {
     let mut session = open();
     session.input(&[6, 0, 0, 0, 0, 1, 0, 0]);
@@ -182,7 +308,7 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(any::<u8>(), len).prop_map(move |bytes| [&[number], &bytes[..]].concat())
     };
     let known = prop::collection::vec(
-        prop::sample::select(vec![0, 5, 6, 7, 16, -223, -257, -258, -261, -308, -312, -313, -247, -25, 99]),
+        prop::sample::select(vec![0, 1, 5, 6, 7, 16, -223, -257, -258, -261, -307, -308, -312, -313, -247, -25, 99]),
         0..8,
     );
     let formats = prop::sample::select(vec![
@@ -233,6 +359,7 @@ proptest! {
         for (message, width, height) in steps {
             session.input(&message);
             session.damage(Rect { x: width as u16, y: height as u16, width: 9, height: 9 });
+            session.pointer_is_absolute(width % 2 == 0);
             show(&mut session, (width, height));
             let closed = outputs(&mut session).iter().any(|output| matches!(output, Output::Close(_)));
             prop_assert_eq!(closed, !session.is_open());

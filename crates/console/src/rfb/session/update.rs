@@ -1,9 +1,16 @@
 //! Updates of a viewer's picture: when it waits for one, and what is in it.
 
-use super::{DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE, EXTENDED_KEY, LED_STATE, POINTER_TYPE, Session, Wants, clamp};
-use crate::rfb::encode::header;
+use super::abilities::{
+    DESKTOP_NAME, DESKTOP_SIZE, EXTENDED_DESKTOP_SIZE, EXTENDED_KEY, LED_STATE, POINTER_TYPE, WIDE_LED_STATE,
+};
+use super::{Session, Wants, clamp};
+use crate::rfb::encode::{copy_rect, header};
 use crate::rfb::region::Region;
+use crate::rfb::shown::Shown;
 use crate::rfb::{Output, Picture, Rect};
+
+/// More parts than that are sent as one: a message counts its rectangles in sixteen bits, and each may be sent in several.
+const RECTANGLES: usize = 1 << 13;
 
 impl Session {
     /// A part of the screen changed.
@@ -15,7 +22,7 @@ impl Session {
     pub fn lamps(&mut self, lamps: u8) {
         if self.lamps != lamps {
             self.lamps = lamps;
-            self.notices.lamps |= self.abilities.led_state;
+            self.notices.lamps |= self.abilities.lamps();
         }
     }
 
@@ -45,6 +52,7 @@ impl Session {
         if size != self.size && resizable && self.wanted_area().is_some() {
             self.size = size;
             self.notices.size = true;
+            self.shown = Shown::default();
             self.dirty = Region::new(size);
             self.dirty.add(Rect::of_size(size));
             self.requested = Some(Rect::of_size(size));
@@ -74,14 +82,49 @@ impl Session {
         // A client takes a new size before anything else: such an update has no pixels.
         let resized = self.notices.size;
         let mut count = self.put_notices(&mut message);
-        let rects = if resized { vec![] } else { self.dirty.take(area) };
-        for part in rects.into_iter().flat_map(|rect| self.encoding.parts(rect)) {
-            self.encoder.encode(self.encoding, self.effort, &self.converter, picture, part, &mut message);
-            count += 1;
+        if !resized {
+            count += self.put_changes(picture, area, &mut message);
         }
-        message[2..4].copy_from_slice(&count.to_be_bytes());
-        self.requested = None;
-        self.output.push_back(Output::Send(message));
+        // Where nothing differs after all, the client goes on waiting.
+        if count > 0 {
+            message[2..4].copy_from_slice(&count.to_be_bytes());
+            self.requested = None;
+            self.output.push_back(Output::Send(message));
+        }
+    }
+
+    /// Writes what of an area the client doesn't show; in how many rectangles.
+    fn put_changes(&mut self, picture: Picture<'_>, area: Rect, out: &mut Vec<u8>) -> u16 {
+        let dirty = self.dirty.take(area);
+        if dirty.is_empty() {
+            return 0;
+        }
+        if self.shown.is_for_nothing() {
+            self.shown = Shown::new(self.size);
+        }
+        let mut differing = self.shown.differing(&dirty, picture);
+        let mut count = 0;
+        // Only of a client that wants all of the screen is all known.
+        if self.abilities.copy_rect && area == Rect::of_size(self.size) {
+            let copies = self.shown.scroll(&differing, picture);
+            if !copies.is_empty() {
+                copies.iter().for_each(|copy| copy_rect(copy.to, copy.from, out));
+                count += copies.len() as u16;
+                differing = self.shown.differing(&dirty, picture);
+            }
+        }
+        let mut rects = differing.take(area);
+        if rects.len() > RECTANGLES {
+            rects = rects.into_iter().reduce(Rect::joined).into_iter().collect();
+        }
+        for rect in rects {
+            self.shown.sent(rect, picture);
+            for part in self.encoding.parts(picture, rect) {
+                self.encoder.encode(self.encoding, self.effort, &self.converter, picture, part, out);
+                count += 1;
+            }
+        }
+        count
     }
 
     /// Writes the rectangles that have no pixels; how many.
@@ -112,14 +155,19 @@ impl Session {
             put(screen, DESKTOP_SIZE, &[]);
         }
         if notices.pointer_type {
-            // x = 0: the mouse is relative.
-            put(empty, POINTER_TYPE, &[]);
+            put(Rect { x: self.absolute.into(), ..empty }, POINTER_TYPE, &[]);
         }
         if notices.extended_key {
             put(empty, EXTENDED_KEY, &[]);
         }
-        if notices.lamps {
+        if notices.name {
+            let len = (self.name.len() as u32).to_be_bytes();
+            put(empty, DESKTOP_NAME, &[&len, self.name.as_bytes()].concat());
+        }
+        if notices.lamps && self.abilities.led_state {
             put(empty, LED_STATE, &[self.lamps]);
+        } else if notices.lamps {
+            put(empty, WIDE_LED_STATE, &u32::from(self.lamps).to_be_bytes());
         }
         count
     }

@@ -1,0 +1,5 @@
+//! Feeds any bytes to [`ferro_console::fuzzing::rfb_websocket`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ferro_console::fuzzing::rfb_websocket(bytes));
