@@ -1,6 +1,8 @@
 //! The port to which firmware writes what it does (0x402 on emulators): takes the text line by line.
 
-use ferro_guest::BusDevice;
+use ferro_guest::{BusDevice, LoadError, SaveState, StateReader, StateWriter};
+
+use crate::state;
 
 /// The port.
 pub const PORT: u16 = 0x402;
@@ -42,6 +44,22 @@ impl BusDevice for DebugPort {
             self.sink.line(String::from_utf8_lossy(&self.line).trim_end());
             self.line.clear();
         }
+    }
+}
+
+/// The guest can't see the beginning of a line that it has sent; who reads the log can.
+impl SaveState for DebugPort {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.bytes(&self.line);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        let line = from.bytes()?;
+        state::check(line.len() < LINE, "the debug port's line")?;
+        self.line = line.to_vec();
+        Ok(())
     }
 }
 

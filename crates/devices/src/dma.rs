@@ -1,7 +1,9 @@
 //! The two 8237 DMA controllers and their page registers, as far as software that probes and programs them looks: the
 //! registers keep what is written. Nothing on the board asks for their transfers.
 
-use ferro_guest::BusDevice;
+use ferro_guest::{BusDevice, LoadError, SaveState, StateReader, StateWriter};
+
+use crate::state;
 
 /// One controller: eight address and count registers of 16 bits, written a byte at a time, and the control registers.
 #[derive(Debug, Default)]
@@ -42,6 +44,21 @@ impl Controller {
             15 => self.mask = value & 15,
             _ => {}
         }
+    }
+
+    fn save(&self, into: &mut StateWriter) {
+        self.registers.iter().for_each(|register| into.u16(*register));
+        into.bool(self.high_next);
+        into.u8(self.mask);
+    }
+
+    fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        for register in &mut self.registers {
+            *register = from.u16()?;
+        }
+        self.high_next = from.bool()?;
+        self.mask = from.u8()?;
+        state::check(self.mask < 16, "a DMA controller's mask")
     }
 }
 
@@ -89,6 +106,22 @@ impl BusDevice for Dma {
             (Part::Word, register) => self.word.write(register, value as u8),
             (Part::Page, register) => self.pages[register] = value as u8,
         }
+    }
+}
+
+impl SaveState for Dma {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.byte.save(into);
+        self.word.save(into);
+        into.bytes(&self.pages);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.byte.load(from)?;
+        self.word.load(from)?;
+        state::load_bytes(&mut self.pages, "the DMA page registers", from)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ferro_guest::{BusDevice, GuestMemory};
+use ferro_guest::{BusDevice, GuestMemory, LoadError, SaveState, StateReader, StateWriter};
 
 /// First of the device's ports.
 pub const PORT: u16 = 0x510;
@@ -180,6 +180,24 @@ impl BusDevice for FwCfg {
             }
             _ => {}
         }
+    }
+}
+
+/// Where the guest is in which item. The items are the board's, and are the same on the board that loads.
+impl SaveState for FwCfg {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u16(self.selected);
+        into.u64(self.position as u64);
+        into.u64(self.dma_address);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.selected = from.u16()?;
+        self.position = usize::try_from(from.u64()?).unwrap_or(usize::MAX);
+        self.dma_address = from.u64()?;
+        Ok(())
     }
 }
 

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{BusDevice, InterruptLine};
+use ferro_guest::{BusDevice, InterruptLine, LoadError, SaveState, StateReader, StateWriter};
 
 use crate::ps2::{Buttons, Key, Keyboard, Mouse, Translation};
+use crate::state;
 
 /// Resets the machine.
 pub trait ResetLine: Send {
@@ -220,6 +221,37 @@ impl BusDevice for I8042 {
             self.write_command(value as u8);
         }
         self.update();
+    }
+}
+
+impl SaveState for I8042 {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.keyboard.save(into);
+        self.mouse.save(into);
+        self.translation.save(into);
+        state::save_option_u8(self.output.map(|(byte, _)| byte), into);
+        into.bool(self.output.is_some_and(|(_, source)| source == Source::Mouse));
+        state::save_option_u8(self.command, into);
+        into.bool(self.commanded);
+        into.bytes(&self.memory);
+        into.u8(self.output_port);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.keyboard.load(from)?;
+        self.mouse.load(from)?;
+        self.translation.load(from)?;
+        let byte = state::load_option_u8(from)?;
+        let source = if from.bool()? { Source::Mouse } else { Source::Keyboard };
+        self.output = byte.map(|byte| (byte, source));
+        self.command = state::load_option_u8(from)?;
+        self.commanded = from.bool()?;
+        state::load_bytes(&mut self.memory, "the keyboard controller's memory", from)?;
+        self.output_port = from.u8()?;
+        self.drive();
+        Ok(())
     }
 }
 

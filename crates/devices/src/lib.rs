@@ -15,5 +15,6 @@ pub mod reset;
 pub mod rtc;
 pub mod serial;
 pub mod sound;
+mod state;
 pub mod vga;
 pub mod virtio;

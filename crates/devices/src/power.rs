@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{BusDevice, Clock, InterruptLine};
+use ferro_guest::{BusDevice, Clock, InterruptLine, LoadError, SaveState, StateReader, StateWriter};
 
 /// What the guest asks of the machine's power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +110,23 @@ impl BusDevice for PowerManagement {
             _ => {}
         }
         self.update();
+    }
+}
+
+/// The PM timer isn't saved: it is the VM's clock, counted otherwise.
+impl SaveState for PowerManagement {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        [self.status, self.enable, self.control].into_iter().for_each(|register| into.u16(register));
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        for register in [&mut self.status, &mut self.enable, &mut self.control] {
+            *register = from.u16()?;
+        }
+        self.update();
+        Ok(())
     }
 }
 

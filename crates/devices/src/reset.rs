@@ -2,9 +2,10 @@
 //! 290550, section 2.5) and system control port A (0x92), which also holds the A20 gate. The gate is always open here:
 //! its bit only reads as it was written.
 
-use ferro_guest::BusDevice;
+use ferro_guest::{BusDevice, LoadError, SaveState, StateReader, StateWriter};
 
 use crate::i8042::ResetLine;
+use crate::state;
 
 /// The port of [`ResetControl`].
 pub const RESET_CONTROL: u16 = 0xcf9;
@@ -69,6 +70,32 @@ impl BusDevice for PortA {
         if value as u8 & FAST_RESET != 0 {
             self.line.reset();
         }
+    }
+}
+
+impl SaveState for ResetControl {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u8(self.value);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.value = from.u8()?;
+        state::check(self.value & RESET_CPU == 0, "the reset control register")
+    }
+}
+
+impl SaveState for PortA {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u8(self.value);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.value = from.u8()?;
+        state::check(self.value & FAST_RESET == 0, "system control port A")
     }
 }
 

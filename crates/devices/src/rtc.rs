@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{BusDevice, Clock, InterruptLine};
+use ferro_guest::{BusDevice, Clock, InterruptLine, LoadError, SaveState, StateReader, StateWriter};
+
+use crate::state;
 
 /// Tells what time of day it is.
 pub trait WallClock: Send {
@@ -257,6 +259,37 @@ impl BusDevice for Rtc {
         } else {
             self.write_register(usize::from(self.index), value as u8);
         }
+    }
+}
+
+/// The furthest that a guest can set the clock from the wall clock, in seconds: BCD digits above 9 included, years of five
+/// digits.
+const MAX_OFFSET: u64 = 1_000_000_000_000;
+
+/// The time of day goes on by the wall clock, as QEMU's does: what is saved is how far the guest has set its clock from it.
+/// A guest that was saved for a week finds its clock a week later. The phases of the periodic and the update interrupt are
+/// times of the VM's clock, which doesn't see that week.
+impl SaveState for Rtc {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u8(self.index);
+        into.bytes(&self.memory);
+        into.u64(self.offset as u64);
+        state::save_option_u64(self.next_periodic, into);
+        state::save_option_u64(self.next_update, into);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.index = from.u8()?;
+        state::check(self.index < 0x80, "the clock's index register")?;
+        state::load_bytes(&mut self.memory, "the CMOS memory", from)?;
+        self.offset = from.u64()? as i64;
+        state::check(self.offset.unsigned_abs() <= MAX_OFFSET, "the clock's time of day")?;
+        self.next_periodic = state::load_option_u64(from)?;
+        self.next_update = state::load_option_u64(from)?;
+        self.update();
+        Ok(())
     }
 }
 

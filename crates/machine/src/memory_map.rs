@@ -77,4 +77,8 @@ impl ConfigObserver for MemoryMap {
             self.update();
         }
     }
+
+    fn config_loaded(&self) {
+        self.update();
+    }
 }

@@ -3,10 +3,13 @@
 
 mod answers;
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::disc::Tray;
 use super::identify;
 use super::unit::{Port, Transfer};
 use super::{DISC_SECTOR, error, status};
+use crate::state;
 use crate::virtio::Disk;
 
 const PACKET: usize = 12;
@@ -51,6 +54,44 @@ impl Answer {
             Self::Nothing => 0,
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Sectors { count, .. } => count * DISC_SECTOR as u64,
+        }
+    }
+}
+
+impl Answer {
+    /// The longest answer made of bytes: the packets say their room in 16 bits.
+    const MAX_BYTES: usize = 0xffff;
+
+    fn save(&self, into: &mut StateWriter) {
+        match self {
+            Self::Nothing => into.u8(0),
+            Self::Bytes(bytes) => {
+                into.u8(1);
+                into.bytes(bytes);
+            }
+            Self::Sectors { first, count } => {
+                into.u8(2);
+                into.u64(*first);
+                into.u64(*count);
+            }
+        }
+    }
+
+    fn load(from: &mut StateReader<'_>) -> Result<Self, LoadError> {
+        const ANSWER: LoadError = LoadError::Value("a CD-ROM drive's answer");
+        match from.u8()? {
+            0 => Ok(Self::Nothing),
+            1 => Some(from.bytes()?)
+                .filter(|bytes| (1..=Self::MAX_BYTES).contains(&bytes.len()))
+                .map(|bytes| Self::Bytes(bytes.to_vec()))
+                .ok_or(ANSWER),
+            2 => {
+                let (first, count) = (from.u64()?, from.u64()?);
+                let limit = u64::from(u32::MAX);
+                let possible = first <= limit && (1..=limit).contains(&count);
+                if possible { Ok(Self::Sectors { first, count }) } else { Err(ANSWER) }
+            }
+            _ => Err(ANSWER),
         }
     }
 }
@@ -234,6 +275,36 @@ impl Cdrom {
 
     pub(super) fn dma_done(&mut self, port: &mut Port) {
         self.send(port);
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        self.tray.save(into);
+        [self.sense.key, self.sense.code, self.sense.qualifier, self.mode].into_iter().for_each(|byte| into.u8(byte));
+        self.answer.save(into);
+        into.u64(self.sent);
+        into.u16(self.limit as u16);
+        into.bool(self.dma);
+    }
+
+    pub(super) fn load(&mut self, port: &Port, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.tray.load(from)?;
+        self.sense = Sense { key: from.u8()?, code: from.u8()?, qualifier: from.u8()? };
+        state::check(self.sense.key < 16, "a CD-ROM drive's sense key")?;
+        self.mode = from.u8()?;
+        self.answer = Answer::load(from)?;
+        self.sent = from.u64()?;
+        state::check(self.sent <= self.answer.len(), "how far a CD-ROM drive's answer has come")?;
+        self.limit = from.u16()?.into();
+        self.dma = from.bool()?;
+        let possible = match port.transfer {
+            Transfer::Idle => true,
+            // Without an answer it is what IDENTIFY gave.
+            Transfer::In => matches!(self.answer, Answer::Nothing) || (1..0xffff).contains(&self.limit),
+            Transfer::Out => port.buffer.len() == PACKET && (1..0xffff).contains(&self.limit),
+            Transfer::DmaIn => self.dma,
+            Transfer::DmaOut => false,
+        };
+        state::check(possible, "a CD-ROM drive's packet under way")
     }
 
     fn execute(&mut self, packet: &[u8; PACKET]) -> Result<Answer, Sense> {

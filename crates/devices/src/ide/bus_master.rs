@@ -1,9 +1,10 @@
 //! The bus-master registers of a channel (Intel 290550, section 2.7) and the table of physical regions that a transfer
 //! walks.
 
-use ferro_guest::GuestMemory;
+use ferro_guest::{GuestMemory, LoadError, StateReader, StateWriter};
 
 use super::unit::Unit;
+use crate::state;
 
 const START: u8 = 1;
 const TO_MEMORY: u8 = 8;
@@ -75,6 +76,21 @@ impl BusMaster {
     /// The unit has raised its interrupt.
     pub(super) fn note_interrupt(&mut self) {
         self.status |= INTERRUPT;
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        into.u8(self.command);
+        into.u8(self.status);
+        into.u32(self.table);
+    }
+
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.command = from.u8()?;
+        state::check(self.command & !(START | TO_MEMORY) == 0, "the bus master's command")?;
+        self.status = from.u8()?;
+        state::check(self.status & !(ACTIVE | ERROR | INTERRUPT | CAPABLE) == 0, "the bus master's status")?;
+        self.table = from.u32()?;
+        state::check(self.table & 3 == 0, "the bus master's table")
     }
 
     fn region(&self, memory: &GuestMemory, index: usize) -> Option<Region> {

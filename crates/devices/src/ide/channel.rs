@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{GuestMemory, InterruptLine};
+use ferro_guest::{GuestMemory, InterruptLine, LoadError, StateReader, StateWriter};
 
 use super::bus_master::BusMaster;
 use super::unit::Unit;
+use crate::state;
 
 const NO_INTERRUPT: u8 = 2;
 const SOFT_RESET: u8 = 4;
@@ -34,12 +35,17 @@ impl Channel {
 
     /// Brings interrupt line and bus master in line with the selected unit.
     fn update(&mut self) {
-        let interrupt = self.units[self.selected].as_ref().is_some_and(|unit| unit.port.interrupt);
-        let high = interrupt && self.control & NO_INTERRUPT == 0;
+        let high = self.interrupts();
         if high {
             self.master.note_interrupt();
         }
         self.line.set_level(high);
+    }
+
+    /// Whether the selected unit's interrupt gets through.
+    fn interrupts(&self) -> bool {
+        let interrupt = self.units[self.selected].as_ref().is_some_and(|unit| unit.port.interrupt);
+        interrupt && self.control & NO_INTERRUPT == 0
     }
 
     /// A read of a command-block register, 0 to 7.
@@ -115,6 +121,33 @@ impl Channel {
                 self.update();
             }
         }
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        into.bool(self.selected != 0);
+        into.u8(self.control);
+        self.master.save(into);
+        for unit in &self.units {
+            into.bool(unit.is_some());
+            if let Some(unit) = unit {
+                unit.save(into);
+            }
+        }
+    }
+
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.selected = from.bool()?.into();
+        self.control = from.u8()?;
+        self.master.load(from)?;
+        for unit in &mut self.units {
+            state::check(from.bool()? == unit.is_some(), "which IDE units there are: the VM has others")?;
+            if let Some(unit) = unit {
+                unit.load(from)?;
+            }
+        }
+        // The bus master knows already, or the guest has had it forget.
+        self.line.set_level(self.interrupts());
+        Ok(())
     }
 
     /// Something changed in a unit from outside.

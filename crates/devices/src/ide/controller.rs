@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{GuestMemory, InterruptLine};
+use ferro_guest::{GuestMemory, InterruptLine, LoadError, SaveState, StateReader, StateWriter};
 
 use super::atapi::Cdrom;
 use super::channel::Channel;
@@ -175,6 +175,22 @@ impl PciFunction for IdeController {
 
     fn reset(&mut self) {
         self.channels.iter_mut().for_each(Channel::reset);
+    }
+}
+
+/// Commands that wait for the guest or the bus master are saved in the middle; no other ever is. The images behind the units
+/// are the board's: those that it loads into have to be the same.
+impl SaveState for IdeController {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.config.save(into);
+        self.channels.iter().for_each(|channel| channel.save(into));
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.config.load(from)?;
+        self.channels.iter_mut().try_for_each(|channel| channel.load(from))
     }
 }
 

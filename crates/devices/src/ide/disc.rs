@@ -1,6 +1,9 @@
 //! The tray of a CD-ROM drive: the disc in it, the lock, and what the guest hasn't been told yet.
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::DISC_SECTOR;
+use crate::state;
 use crate::virtio::Disk;
 
 /// Discs with more sectors than the longest CD are DVDs.
@@ -35,6 +38,11 @@ pub(super) enum MediumEvent {
     EjectRequest = 1,
     New = 2,
     Removed = 3,
+}
+
+impl MediumEvent {
+    /// All of them; the place is the number in a saved state.
+    const ALL: [Self; 4] = [Self::Nothing, Self::EjectRequest, Self::New, Self::Removed];
 }
 
 /// The tray.
@@ -116,5 +124,31 @@ impl Tray {
 
     pub(super) fn take_event(&mut self) -> MediumEvent {
         std::mem::replace(&mut self.event, MediumEvent::Nothing)
+    }
+
+    /// Bytes of the disc, in an open tray too.
+    fn disc_size(&self) -> Option<u64> {
+        self.disc.as_ref().map(|disc| disc.size())
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        [self.open, self.locked, self.attention].into_iter().for_each(|flag| into.bool(flag));
+        into.u8(self.event as u8);
+        state::save_option_u64(self.disc_size(), into);
+    }
+
+    /// The disc is the board's. Where it is another one than there was, by its size, the guest is told of a change.
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        for flag in [&mut self.open, &mut self.locked, &mut self.attention] {
+            *flag = from.bool()?;
+        }
+        let event = MediumEvent::ALL.get(usize::from(from.u8()?)).copied();
+        self.event = event.ok_or(LoadError::Value("a CD-ROM drive's event"))?;
+        let size = self.disc_size();
+        if state::load_option_u64(from)? != size {
+            self.attention = size.is_some() && !self.open;
+            self.event = if size.is_some() { MediumEvent::New } else { MediumEvent::Removed };
+        }
+        Ok(())
     }
 }

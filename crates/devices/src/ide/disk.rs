@@ -1,8 +1,11 @@
 //! ATA disks: addressing by cylinders, by 28 and by 48 bits, reads and writes by sector, by multiple and by DMA.
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::identify;
 use super::unit::{Port, Transfer};
 use super::{SECTOR, error, status};
+use crate::state;
 use crate::virtio::{Disk, DiskError};
 
 /// Sectors of a multiple transfer at most.
@@ -311,5 +314,44 @@ impl AtaDisk {
             registers.device = registers.device & 0xf0 | bytes[3] & 15;
         }
         port.finish();
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        [self.geometry.heads, self.geometry.sectors, self.multiple, self.mode]
+            .into_iter()
+            .for_each(|byte| into.u8(byte));
+        into.bool(self.write_cache);
+        [self.next, self.left, self.block].into_iter().for_each(|number| into.u64(number));
+    }
+
+    pub(super) fn load(&mut self, port: &Port, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.geometry = Geometry { heads: from.u8()?, sectors: from.u8()? };
+        state::check((1..=16).contains(&self.geometry.heads), "an IDE disk's geometry")?;
+        self.multiple = from.u8()?;
+        let multiple = self.multiple == 0 || self.multiple.is_power_of_two() && self.multiple <= MAX_MULTIPLE;
+        state::check(multiple, "an IDE disk's sectors of a multiple transfer")?;
+        self.mode = from.u8()?;
+        self.write_cache = from.bool()?;
+        for number in [&mut self.next, &mut self.left, &mut self.block] {
+            *number = from.u64()?;
+        }
+        state::check(self.fits(port), "an IDE disk's command under way: the disk may be another")
+    }
+
+    /// Whether what is left of the command, and what is in the buffer, lies on the disk.
+    fn fits(&self, port: &Port) -> bool {
+        // The most that 16 bits count.
+        if self.left > 0x1_0000 || !(1..=u64::from(MAX_MULTIPLE)).contains(&self.block) {
+            return false;
+        }
+        let inside = self.next.checked_add(self.left).is_some_and(|end| end <= self.sectors());
+        let block = (self.block.min(self.left) as usize) * SECTOR;
+        match port.transfer {
+            Transfer::Idle => true,
+            // Read already, or what IDENTIFY gave, in which case nothing is left.
+            Transfer::In => self.left == 0 || inside,
+            Transfer::Out => inside && port.buffer.len() == block && block > 0,
+            Transfer::DmaIn | Transfer::DmaOut => inside,
+        }
     }
 }

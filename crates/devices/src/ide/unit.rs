@@ -1,9 +1,12 @@
 //! One unit of a channel: its registers, and the transfer that is under way. What the commands do is in `disk` for disks
 //! and in `atapi` for CD-ROM drives.
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::atapi::Cdrom;
 use super::disk::AtaDisk;
 use super::{error, status};
+use crate::state;
 
 /// What kind of unit it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,16 @@ impl Deep {
     pub(super) fn set(&mut self, value: u8) {
         *self = Self { now: value, before: 0 };
     }
+
+    fn save(self, into: &mut StateWriter) {
+        into.u8(self.now);
+        into.u8(self.before);
+    }
+
+    fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        *self = Self { now: from.u8()?, before: from.u8()? };
+        Ok(())
+    }
 }
 
 /// The registers of the command block.
@@ -44,6 +57,25 @@ pub(super) struct Registers {
     pub(super) status: u8,
 }
 
+impl Registers {
+    fn save(&self, into: &mut StateWriter) {
+        for register in [self.features, self.count, self.low, self.mid, self.high] {
+            register.save(into);
+        }
+        [self.device, self.error, self.status].into_iter().for_each(|register| into.u8(register));
+    }
+
+    fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        for register in [&mut self.features, &mut self.count, &mut self.low, &mut self.mid, &mut self.high] {
+            register.load(from)?;
+        }
+        for register in [&mut self.device, &mut self.error, &mut self.status] {
+            *register = from.u8()?;
+        }
+        Ok(())
+    }
+}
+
 /// Data between the buffer and the data port, or by DMA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transfer {
@@ -57,6 +89,11 @@ pub(super) enum Transfer {
     DmaIn,
     /// Waits for the bus master; the device reads memory.
     DmaOut,
+}
+
+impl Transfer {
+    /// All of them; the place is the number in a saved state.
+    const ALL: [Self; 5] = [Self::Idle, Self::In, Self::Out, Self::DmaIn, Self::DmaOut];
 }
 
 /// Whose commands they are.
@@ -119,6 +156,39 @@ impl Port {
     pub(super) fn await_dma(&mut self, transfer: Transfer) {
         self.transfer = transfer;
         self.registers.status = status::READY | status::SEEK_COMPLETE | status::DATA_REQUEST;
+    }
+}
+
+impl Port {
+    /// No buffer is longer: a packet command's answer, whose length registers have 16 bits.
+    const MAX_BUFFER: usize = 0xfffe;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.registers.save(into);
+        into.u8(self.transfer as u8);
+        // What was in it once is of no use to anybody.
+        let buffered = matches!(self.transfer, Transfer::In | Transfer::Out);
+        into.bytes(if buffered { &self.buffer } else { &[] });
+        into.u32(if buffered { self.position as u32 } else { 0 });
+        into.bool(self.interrupt);
+    }
+
+    fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        const BUFFER: &str = "the buffer of an IDE unit";
+        self.registers.load(from)?;
+        let transfer = Transfer::ALL.get(usize::from(from.u8()?)).copied();
+        self.transfer = transfer.ok_or(LoadError::Value("an IDE unit's transfer"))?;
+        let buffer = from.bytes()?;
+        state::check(buffer.len() <= Self::MAX_BUFFER, BUFFER)?;
+        self.buffer = buffer.to_vec();
+        self.position = from.u32()? as usize;
+        let room = match self.transfer {
+            Transfer::In | Transfer::Out => self.position < self.buffer.len(),
+            _ => self.buffer.is_empty() && self.position == 0,
+        };
+        state::check(room, BUFFER)?;
+        self.interrupt = from.bool()?;
+        Ok(())
     }
 }
 
@@ -272,5 +342,24 @@ impl Unit {
     /// The bus master couldn't reach memory.
     pub(super) fn dma_failed(&mut self) {
         self.port.abort();
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        into.bool(matches!(self.kind, Kind::Cdrom(_)));
+        self.port.save(into);
+        match &self.kind {
+            Kind::Disk(disk) => disk.save(into),
+            Kind::Cdrom(cdrom) => cdrom.save(into),
+        }
+    }
+
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        let cdrom = from.bool()?;
+        state::check(cdrom == matches!(self.kind, Kind::Cdrom(_)), "which IDE units there are: the VM has others")?;
+        self.port.load(from)?;
+        match &mut self.kind {
+            Kind::Disk(disk) => disk.load(&self.port, from),
+            Kind::Cdrom(cdrom) => cdrom.load(&self.port, from),
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
-use ferro_guest::BusDevice;
+use ferro_guest::{BusDevice, LoadError, SaveState, StateReader, StateWriter};
 
 use super::{BarKind, ConfigSpace};
 
@@ -26,6 +26,9 @@ pub trait ConfigObserver: Send + Sync {
     /// `function` is the slot (bits 3–7) and function (bits 0–2) number, `offset` the first byte written. No function is
     /// locked meanwhile.
     fn config_written(&self, function: u8, offset: usize);
+
+    /// Every function's configuration space was loaded from saved state: anything may have moved.
+    fn config_loaded(&self);
 }
 
 /// A function on the bus.
@@ -159,6 +162,21 @@ impl PciBus {
         self.find_windows();
     }
 
+    /// Looks at every function again after their states were loaded: where their windows and doorbells are now, and the memory
+    /// behind them, of which the observer is told.
+    pub fn loaded(&self) {
+        self.find_windows();
+        if let Some(observer) = self.observer.get() {
+            observer.config_loaded();
+        }
+    }
+
+    /// Has every function do the work that its driver may have announced to another thread, which a saved state doesn't
+    /// have: to be called before a loaded VM runs.
+    pub fn ring_all(&self) {
+        self.functions.iter().for_each(|(_, function)| lock(function).ring());
+    }
+
     fn find_windows(&self) {
         let mut found = vec![];
         for (slot, (_, function)) in self.functions.iter().enumerate() {
@@ -264,6 +282,19 @@ impl BusDevice for ConfigPorts {
             }
             _ => {}
         }
+    }
+}
+
+impl SaveState for ConfigPorts {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u32(self.address);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.address = from.u32()?;
+        Ok(())
     }
 }
 

@@ -1,6 +1,10 @@
 //! The 256 bytes of a function's configuration space: identity, base address registers and the list of capabilities,
 //! each byte with a mask of what the guest may write.
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
+use crate::state;
+
 /// What a function is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -225,6 +229,27 @@ impl ConfigSpace {
             let mask = self.writable[offset + index];
             *byte = *byte & !mask | (value >> (8 * index)) as u8 & mask;
         }
+    }
+}
+
+impl ConfigSpace {
+    /// Writes what the guest reads.
+    pub fn save(&self, into: &mut StateWriter) {
+        into.bytes(&self.bytes);
+    }
+
+    /// Takes over what the guest wrote.
+    ///
+    /// # Errors
+    /// Bits differ that the guest can't have written: it was another function's space, with other capabilities or windows.
+    pub fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        let mut bytes = self.bytes;
+        state::load_bytes(&mut bytes, "PCI configuration space", from)?;
+        let fixed = bytes.iter().zip(&self.bytes).zip(&self.writable);
+        let same = fixed.into_iter().all(|((new, old), mask)| (new ^ old) & !mask == 0);
+        state::check(same, "what a PCI function is: the VM has another device there")?;
+        self.bytes = bytes;
+        Ok(())
     }
 }
 

@@ -2,6 +2,8 @@
 //! area below 1 MiB are RAM. Changing the memory map accordingly is the board's business. There is no system management
 //! RAM.
 
+use ferro_guest::{LoadError, SaveState, StateReader, StateWriter};
+
 use super::{ConfigSpace, Identity, PciFunction};
 
 const ATTRIBUTES: usize = 0x59;
@@ -95,6 +97,19 @@ impl PciFunction for HostBridge {
 
     fn reset(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// The memory map follows once the bus is told: [`super::PciBus::loaded`].
+impl SaveState for HostBridge {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.0.save(into);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.0.load(from)
     }
 }
 

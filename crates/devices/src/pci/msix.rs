@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::ConfigSpace;
+use crate::state;
 
 /// Takes message-signalled interrupts to the CPUs.
 pub trait MsiSink: Send + Sync {
@@ -45,10 +48,14 @@ impl Msix {
 
     /// Looks at the control bits again after a write to configuration space.
     pub fn config_written(&mut self, config: &ConfigSpace) {
+        self.look_at_control(config);
+        self.send_pending();
+    }
+
+    fn look_at_control(&mut self, config: &ConfigSpace) {
         let [control] = config.get(self.control);
         self.enabled = control & 0x80 != 0;
         self.masked = control & 0x40 != 0;
-        self.send_pending();
     }
 
     /// Whether messages take the place of INTx#.
@@ -122,6 +129,30 @@ impl Msix {
         self.pending = 0;
         self.enabled = false;
         self.masked = false;
+    }
+}
+
+impl Msix {
+    /// Writes the table and what is pending; the control bits are in configuration space.
+    pub fn save(&self, into: &mut StateWriter) {
+        into.u16(self.vectors());
+        self.table.iter().flatten().for_each(|word| into.u32(*word));
+        into.u64(self.pending);
+    }
+
+    /// Takes over what [`Msix::save`] wrote; `config` is what was loaded before. No message is sent.
+    ///
+    /// # Errors
+    /// A table of another size, or pending bits beyond it.
+    pub fn load(&mut self, config: &ConfigSpace, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        state::check(from.u16()? == self.vectors(), "the number of MSI-X messages")?;
+        for word in self.table.iter_mut().flatten() {
+            *word = from.u32()?;
+        }
+        self.pending = from.u64()?;
+        state::check(self.pending.checked_shr(self.table.len() as u32).unwrap_or(0) == 0, "pending MSI-X messages")?;
+        self.look_at_control(config);
+        Ok(())
     }
 }
 

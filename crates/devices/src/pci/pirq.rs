@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use ferro_guest::InterruptLine;
+use ferro_guest::{InterruptLine, LoadError, SaveState, StateReader, StateWriter};
 
 use super::{ConfigSpace, Identity, PciFunction};
 
@@ -138,6 +138,21 @@ impl PciFunction for IsaBridge {
     fn reset(&mut self) {
         self.config.set(ROUTES, &[UNROUTED; 4]);
         self.router.route([UNROUTED; 4]);
+    }
+}
+
+/// What drives the wires is the functions' state: each drives its own again when it is loaded.
+impl SaveState for IsaBridge {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.config.save(into);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.config.load(from)?;
+        self.router.route(self.config.get(ROUTES));
+        Ok(())
     }
 }
 

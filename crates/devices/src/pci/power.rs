@@ -1,10 +1,11 @@
 //! The PIIX4's power management function (8086:7113; Intel 290562, chapter 7): places the ACPI registers among the ports.
 //! There is no SMBus and no system management mode behind it.
 
-use ferro_guest::BusDevice;
+use ferro_guest::{BusDevice, LoadError, SaveState, StateReader, StateWriter};
 
 use super::{ConfigSpace, FixedWindow, Identity, PciFunction};
 use crate::power::PowerManagement;
+use crate::state;
 
 const BASE: usize = 0x40;
 const ENABLE: usize = 0x80;
@@ -81,5 +82,19 @@ impl PciFunction for PowerFunction {
         self.config.set(BASE, &[1, 0]);
         self.config.set(ENABLE, &[0]);
         self.registers.reset();
+    }
+}
+
+impl SaveState for PowerFunction {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.config.save(into);
+        state::save_part(&self.registers, into);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.config.load(from)?;
+        state::load_part(&mut self.registers, from)
     }
 }

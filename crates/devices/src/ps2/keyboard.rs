@@ -4,7 +4,10 @@
 
 use std::collections::VecDeque;
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::{ACKNOWLEDGE, Key, PASSED, RESEND};
+use crate::state;
 
 /// Bytes of scan codes that wait at most; keys beyond are lost.
 const QUEUE: usize = 32;
@@ -37,6 +40,15 @@ impl Translation {
         }
         let up = if std::mem::take(&mut self.released) { 0x80 } else { 0 };
         Some(TO_SET_1.get(usize::from(byte)).map_or(byte, |code| code | up))
+    }
+
+    pub(crate) fn save(self, into: &mut StateWriter) {
+        into.bool(self.released);
+    }
+
+    pub(crate) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.released = from.bool()?;
+        Ok(())
     }
 }
 
@@ -153,6 +165,29 @@ impl Keyboard {
             _ => {}
         }
         self.answer(&[ACKNOWLEDGE]);
+    }
+
+    pub(crate) fn save(&self, into: &mut StateWriter) {
+        state::save_queue(&self.answers, into);
+        state::save_queue(&self.codes, into);
+        state::save_option_u8(self.command, into);
+        into.u8(self.set);
+        into.u8(self.lamps);
+        into.bool(self.scanning);
+        into.u8(self.last);
+    }
+
+    pub(crate) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.answers = state::load_queue(ANSWERS, "the keyboard's answers", from)?;
+        self.codes = state::load_queue(QUEUE, "the keyboard's scan codes", from)?;
+        self.command = state::load_option_u8(from)?;
+        self.set = from.u8()?;
+        state::check((1..=3).contains(&self.set), "the keyboard's scan code set")?;
+        self.lamps = from.u8()?;
+        state::check(self.lamps < 8, "the keyboard's lamps")?;
+        self.scanning = from.bool()?;
+        self.last = from.u8()?;
+        Ok(())
     }
 }
 

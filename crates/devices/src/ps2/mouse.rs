@@ -3,7 +3,10 @@
 
 use std::collections::VecDeque;
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::{ACKNOWLEDGE, PASSED, RESEND};
+use crate::state;
 
 /// Bytes that wait at most; movements add up meanwhile.
 const QUEUE: usize = 16;
@@ -29,6 +32,17 @@ pub struct Buttons {
 impl Buttons {
     fn bits(self) -> u8 {
         u8::from(self.left) | u8::from(self.right) << 1 | u8::from(self.middle) << 2
+    }
+
+    fn save(self, into: &mut StateWriter) {
+        into.u8(self.bits() | u8::from(self.side) << 3 | u8::from(self.extra) << 4);
+    }
+
+    fn load(from: &mut StateReader<'_>) -> Result<Self, LoadError> {
+        let bits = from.u8()?;
+        state::check(bits < 32, "the mouse's buttons")?;
+        let has = |bit: u8| bits >> bit & 1 != 0;
+        Ok(Self { left: has(0), right: has(1), middle: has(2), side: has(3), extra: has(4) })
     }
 }
 
@@ -184,6 +198,42 @@ impl Mouse {
             [200, 200, 80] => self.id = 4,
             _ => {}
         }
+    }
+
+    pub(crate) fn save(&self, into: &mut StateWriter) {
+        state::save_queue(&self.answers, into);
+        state::save_queue(&self.packets, into);
+        state::save_option_u8(self.command, into);
+        into.u8(self.id);
+        into.bytes(&self.rates);
+        into.u8(self.resolution);
+        for flag in [self.doubled, self.remote, self.wrapping, self.reporting, self.moved] {
+            into.bool(flag);
+        }
+        for distance in [self.x, self.y, self.wheel] {
+            into.u32(distance as u32);
+        }
+        self.buttons.save(into);
+    }
+
+    pub(crate) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.answers = state::load_queue(ANSWERS, "the mouse's answers", from)?;
+        self.packets = state::load_queue(QUEUE, "the mouse's packets", from)?;
+        self.command = state::load_option_u8(from)?;
+        self.id = from.u8()?;
+        state::check(matches!(self.id, 0 | 3 | 4), "the mouse's kind")?;
+        state::load_bytes(&mut self.rates, "the mouse's sample rates", from)?;
+        self.resolution = from.u8()?;
+        state::check(self.resolution < 4, "the mouse's resolution")?;
+        for flag in [&mut self.doubled, &mut self.remote, &mut self.wrapping, &mut self.reporting, &mut self.moved] {
+            *flag = from.bool()?;
+        }
+        for distance in [&mut self.x, &mut self.y, &mut self.wheel] {
+            *distance = from.u32()? as i32;
+            state::check((-FAR..=FAR).contains(distance), "the mouse's movement")?;
+        }
+        self.buttons = Buttons::load(from)?;
+        Ok(())
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{GuestMemory, InterruptLine};
+use ferro_guest::{GuestMemory, InterruptLine, LoadError, SaveState, StateReader, StateWriter};
 
 use super::engine::Engine;
 use super::{Frame, RATE};
 use crate::pci::{BarKind, ConfigSpace, Identity, PciFunction};
+use crate::state;
 
 const MIXER_BAR: usize = 0;
 const MASTER_BAR: usize = 1;
@@ -226,6 +227,39 @@ impl PciFunction for Ac97 {
         self.reset_codec();
         (self.global_control, self.semaphore, self.phase, self.frame) = (0, false, 0, [0; 2]);
         self.update();
+    }
+}
+
+impl SaveState for Ac97 {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.config.save(into);
+        self.codec.iter().for_each(|register| into.u16(*register));
+        self.engines.iter().for_each(|engine| engine.save(into));
+        into.u32(self.global_control);
+        into.bool(self.semaphore);
+        into.u32(self.phase);
+        self.frame.iter().for_each(|sample| into.u16(*sample as u16));
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.config.load(from)?;
+        for register in &mut self.codec {
+            *register = from.u16()?;
+        }
+        let rates = [codec::FRONT_RATE, codec::INPUT_RATE].map(|register| u32::from(self.codec[register / 2]));
+        state::check(rates.iter().all(|rate| (4000..=RATE).contains(rate)), "the sound card's rate")?;
+        self.engines.iter_mut().try_for_each(|engine| engine.load(from))?;
+        self.global_control = from.u32()?;
+        self.semaphore = from.bool()?;
+        self.phase = from.u32()?;
+        state::check(self.phase < RATE, "the sound card's phase")?;
+        for sample in &mut self.frame {
+            *sample = from.u16()? as i16;
+        }
+        self.update();
+        Ok(())
     }
 }
 

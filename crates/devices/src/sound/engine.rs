@@ -1,9 +1,10 @@
 //! A DMA engine of the AC'97 controller (Intel 82801AA data sheet, section 13.2): walks a ring of 32 buffer descriptors in
 //! guest memory, sample by sample.
 
-use ferro_guest::GuestMemory;
+use ferro_guest::{GuestMemory, LoadError, StateReader, StateWriter};
 
 use super::Frame;
+use crate::state;
 
 /// Bits of the status register.
 mod status {
@@ -154,5 +155,28 @@ impl Engine {
     pub(super) fn frame(&mut self, memory: &GuestMemory) -> Option<Frame> {
         let left = self.sample(memory)?;
         Some([left, self.sample(memory).unwrap_or(left)])
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        into.u32(self.table);
+        [self.current, self.last, self.control].into_iter().for_each(|byte| into.u8(byte));
+        into.u16(self.status);
+        into.u16(self.left);
+        into.u32(self.address);
+        into.u32(self.flags);
+    }
+
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.table = from.u32()?;
+        for byte in [&mut self.current, &mut self.last, &mut self.control] {
+            *byte = from.u8()?;
+        }
+        self.status = from.u16()?;
+        self.left = from.u16()?;
+        self.address = from.u32()?;
+        self.flags = from.u32()?;
+        let aligned = self.table & 7 == 0 && self.address & 1 == 0;
+        state::check(aligned && self.current < RING && self.last < RING, "a place in the sound card's ring")?;
+        state::check(self.control & !(control::RUN | control::INTERRUPTS) == 0, "the sound card's engine")
     }
 }

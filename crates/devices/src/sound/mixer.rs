@@ -40,11 +40,12 @@ pub struct Mixer {
 
 impl Mixer {
     /// The sound up to `now`, in nanoseconds of the VM's clock: `play` fills in what the sound card has, `speaker` is the
-    /// tone of the PC speaker meanwhile.
+    /// tone of the PC speaker meanwhile. After a time that is earlier than the last one, because an earlier state of the VM
+    /// was loaded, it goes on from there.
     pub fn advance(&mut self, now: u64, speaker: Option<f64>, play: impl FnOnce(&mut [Frame])) -> &[Frame] {
         let due = (u128::from(now) * u128::from(RATE) / 1_000_000_000) as u64;
         let count = due.saturating_sub(self.made).min(MOST);
-        self.made = self.made.max(due);
+        self.made = due;
         self.frames.clear();
         self.frames.resize(count as usize, [0; 2]);
         play(&mut self.frames);
@@ -63,6 +64,7 @@ mod tests {
         assert_eq!(mixer.advance(10_000_000, None, |_| {}).len(), 480);
         assert_eq!(mixer.advance(10_000_000, None, |_| {}).len(), 0);
         assert_eq!(mixer.advance(9_000_000, None, |_| {}).len(), 0);
+        assert_eq!(mixer.advance(10_000_000, None, |_| {}).len(), 48, "it was set back to 9 ms");
         assert_eq!(mixer.advance(60_000_000_000, None, |_| {}).len(), MOST as usize);
         assert_eq!(mixer.advance(60_001_000_000, None, |frames| frames.fill([1, 2])), [[1, 2]; 48]);
     }

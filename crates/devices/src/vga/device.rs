@@ -1,5 +1,7 @@
 //! The VGA as a PCI function: its windows and ports, and the picture that it makes.
 
+use ferro_guest::{LoadError, SaveState, StateReader, StateWriter};
+
 use super::graphics;
 use super::memory::VideoMemory;
 use super::planes::Planes;
@@ -96,11 +98,16 @@ impl Vga {
         text.then(|| text::contents(&self.registers, &self.memory))
     }
 
+    /// Brings the window and the palette in line with VBE's registers.
+    fn follow_vbe(&mut self) {
+        self.planes.bank = self.vbe.bank_offset();
+        self.registers.palette.wide = self.vbe.has_wide_palette();
+    }
+
     fn write_vbe(&mut self, register: u16, value: u16) {
         let before = self.vbe.mode();
         let effect = self.vbe.write(register, value);
-        self.planes.bank = self.vbe.bank_offset();
-        self.registers.palette.wide = self.vbe.has_wide_palette();
+        self.follow_vbe();
         let mode = self.vbe.mode();
         if let (Effect::Clear, Some(mode)) = (effect, &mode) {
             self.memory.clear(cleared(mode));
@@ -215,5 +222,28 @@ impl PciFunction for Vga {
         self.planes = Planes::default();
         self.vbe = Vbe::new(self.memory.len());
         self.shown = None;
+    }
+}
+
+/// Video memory is a part of the VM's RAM and is saved with it.
+impl SaveState for Vga {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.config.save(into);
+        self.registers.save(into);
+        into.u32(self.planes.latch);
+        self.vbe.save(into);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.config.load(from)?;
+        self.registers.load(from)?;
+        self.planes.latch = from.u32()?;
+        self.vbe.load(from)?;
+        self.follow_vbe();
+        // Everything is drawn anew.
+        self.shown = None;
+        Ok(())
     }
 }

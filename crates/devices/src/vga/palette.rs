@@ -1,5 +1,9 @@
 //! The colour look-up table (DAC): 256 colours, written through its four ports.
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
+use crate::state;
+
 /// The table and where the guest is in it.
 #[derive(Debug, Clone)]
 pub(super) struct Palette {
@@ -87,5 +91,24 @@ impl Palette {
                 pixel << 8 | u32::from(full)
             })
         })
+    }
+
+    /// Writes all but the components' width, which VBE's registers say.
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        into.bytes(self.entries.as_flattened());
+        [self.mask, self.read_index, self.write_index, self.component as u8].into_iter().for_each(|byte| into.u8(byte));
+        into.bool(self.reading);
+        into.bytes(&self.partial);
+    }
+
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        state::load_bytes(self.entries.as_flattened_mut(), "the palette", from)?;
+        for byte in [&mut self.mask, &mut self.read_index, &mut self.write_index] {
+            *byte = from.u8()?;
+        }
+        self.component = from.u8()?.into();
+        state::check(self.component < 3, "the palette's component")?;
+        self.reading = from.bool()?;
+        state::load_bytes(&mut self.partial, "the palette's colour", from)
     }
 }

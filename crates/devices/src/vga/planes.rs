@@ -17,7 +17,7 @@ fn everywhere(value: u8) -> u32 {
 /// The window's state beside the registers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Planes {
-    latch: u32,
+    pub(super) latch: u32,
     /// Bytes by which VBE's bank moves the window.
     pub(super) bank: usize,
 }

@@ -1,7 +1,10 @@
 //! The VGA's registers behind ports 0x3B0 to 0x3DF (IBM's VGA, as the FreeVGA project describes it): miscellaneous output,
 //! sequencer, graphics controller, CRT controller, attribute controller and palette.
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::palette::Palette;
+use crate::state;
 
 /// First of the ports.
 pub(super) const FIRST_PORT: u16 = 0x3b0;
@@ -195,5 +198,44 @@ impl Registers {
             };
             pixels[usize::from(entry)]
         })
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        for register in [
+            self.misc,
+            self.feature,
+            self.status,
+            self.sequencer_index,
+            self.graphics_index,
+            self.crtc_index,
+            self.attribute_index,
+        ] {
+            into.u8(register);
+        }
+        into.bool(self.attribute_data_next);
+        for registers in [&self.sequencer[..], &self.graphics, &self.crtc.0, &self.attribute] {
+            into.bytes(registers);
+        }
+        self.palette.save(into);
+    }
+
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        for register in [
+            &mut self.misc,
+            &mut self.feature,
+            &mut self.status,
+            &mut self.sequencer_index,
+            &mut self.graphics_index,
+            &mut self.crtc_index,
+            &mut self.attribute_index,
+        ] {
+            *register = from.u8()?;
+        }
+        self.attribute_data_next = from.bool()?;
+        for registers in [&mut self.sequencer[..], &mut self.graphics, &mut self.crtc.0, &mut self.attribute] {
+            state::load_bytes(registers, "the VGA's registers", from)?;
+        }
+        self.changed = true;
+        self.palette.load(from)
     }
 }

@@ -1,6 +1,9 @@
 //! Bochs' VBE registers: resolution, colour depth, bank and the part of video memory that is shown.
 
+use ferro_guest::{LoadError, StateReader, StateWriter};
+
 use super::registers::Registers;
+use crate::state;
 
 /// Indices of the registers.
 mod index {
@@ -142,20 +145,35 @@ impl Vbe {
         }
     }
 
+    /// Whether a register takes a value.
+    fn is_possible(&self, register: u16, value: u16) -> bool {
+        match register {
+            index::ID => (OLDEST_ID..=NEWEST_ID).contains(&value),
+            index::WIDTH => value <= MAX_SIZE && value.is_multiple_of(8),
+            index::HEIGHT => value <= MAX_SIZE,
+            index::DEPTH => matches!(value, 0 | 4 | 8 | 15 | 16 | 24 | 32),
+            index::BANK => usize::from(value) < self.memory / BANK,
+            index::VIRTUAL_WIDTH => value <= 2 * MAX_SIZE,
+            _ => true,
+        }
+    }
+
     pub(super) fn write(&mut self, register: u16, value: u16) -> Effect {
         let set = |to: &mut u16, value| {
             let changed = *to != value;
             *to = value;
             if changed { Effect::Changed } else { Effect::Nothing }
         };
+        if !self.is_possible(register, value) {
+            return Effect::Nothing;
+        }
         match register {
-            index::ID if (OLDEST_ID..=NEWEST_ID).contains(&value) => set(&mut self.id, value),
-            index::WIDTH if value <= MAX_SIZE && value.is_multiple_of(8) => set(&mut self.width, value),
-            index::HEIGHT if value <= MAX_SIZE => set(&mut self.height, value),
-            index::DEPTH if matches!(value, 4 | 8 | 15 | 16 | 24 | 32) => set(&mut self.depth, value),
-            index::DEPTH if value == 0 => set(&mut self.depth, 8),
-            index::BANK if usize::from(value) < self.memory / BANK => set(&mut self.bank, value),
-            index::VIRTUAL_WIDTH if value <= 2 * MAX_SIZE => set(&mut self.virtual_width, value),
+            index::ID => set(&mut self.id, value),
+            index::WIDTH => set(&mut self.width, value),
+            index::HEIGHT => set(&mut self.height, value),
+            index::DEPTH => set(&mut self.depth, if value == 0 { 8 } else { value }),
+            index::BANK => set(&mut self.bank, value),
+            index::VIRTUAL_WIDTH => set(&mut self.virtual_width, value),
             index::X => set(&mut self.x, value),
             index::Y => set(&mut self.y, value),
             index::ENABLE => self.enable(value),
@@ -199,5 +217,51 @@ impl Vbe {
             registers.graphics[5] = registers.graphics[5] & !0x60 | 0x40;
         }
         registers.changed = true;
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        into.u64(self.memory as u64);
+        for register in [
+            self.index,
+            self.id,
+            self.width,
+            self.height,
+            self.depth,
+            self.enable,
+            self.bank,
+            self.virtual_width,
+            self.x,
+            self.y,
+        ] {
+            into.u16(register);
+        }
+    }
+
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        state::check(from.u64()? == self.memory as u64, "the amount of video memory")?;
+        for register in [
+            &mut self.index,
+            &mut self.id,
+            &mut self.width,
+            &mut self.height,
+            &mut self.depth,
+            &mut self.enable,
+            &mut self.bank,
+            &mut self.virtual_width,
+            &mut self.x,
+            &mut self.y,
+        ] {
+            *register = from.u16()?;
+        }
+        let registers = [
+            (index::ID, self.id),
+            (index::WIDTH, self.width),
+            (index::HEIGHT, self.height),
+            (index::DEPTH, self.depth),
+            (index::BANK, self.bank),
+            (index::VIRTUAL_WIDTH, self.virtual_width),
+        ];
+        let possible = registers.into_iter().all(|(register, value)| self.is_possible(register, value));
+        state::check(possible && self.depth != 0, "the VGA's mode")
     }
 }

@@ -1,7 +1,7 @@
 //! The virtio memory balloon (virtio 1.2, section 5.5) with free page reporting: pages that the guest gives up go back to
 //! the host, and come again, zeroed, when it takes them back.
 
-use ferro_guest::GuestMemory;
+use ferro_guest::{GuestMemory, LoadError, SaveState, StateReader, StateWriter};
 
 use super::{Chain, DeviceType, Queue, QueueError, VirtioDevice};
 
@@ -98,6 +98,22 @@ impl VirtioDevice for Balloon {
             }
             queue.push(memory, &chain, 0)?;
         }
+        Ok(())
+    }
+}
+
+/// The memory that the guest gave up is zeros in the RAM that is saved.
+impl SaveState for Balloon {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u32(self.target);
+        into.u32(self.actual);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.target = from.u32()?;
+        self.actual = from.u32()?;
         Ok(())
     }
 }

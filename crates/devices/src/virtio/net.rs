@@ -1,9 +1,10 @@
 //! The virtio network card (virtio 1.2, section 5.1): one receive and one transmit queue, whole Ethernet frames, no
 //! offloads. The network behind it is a trait.
 
-use ferro_guest::GuestMemory;
+use ferro_guest::{GuestMemory, LoadError, SaveState, StateReader, StateWriter};
 
 use super::{DeviceType, Queue, QueueError, VirtioDevice};
+use crate::state;
 
 /// Takes the frames that the guest sends.
 pub trait FrameSink: Send {
@@ -108,6 +109,22 @@ impl VirtioDevice for Net {
             }
             queue.push(memory, &chain, 0)?;
         }
+        Ok(())
+    }
+}
+
+/// The address that the guest knows stays its own, whatever the VM that loads was started with.
+impl SaveState for Net {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.bytes(&self.mac);
+        into.bool(self.link);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        state::load_bytes(&mut self.mac, "a network card's address", from)?;
+        self.link = from.bool()?;
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Split virtqueues (virtio 1.2, section 2.7): taking descriptor chains that the driver offers, giving them back, and
 //! deciding whether to interrupt. Whatever the driver writes, no call loops without bound or reads outside its memory.
 
-use ferro_guest::GuestMemory;
+use ferro_guest::{GuestMemory, LoadError, StateReader, StateWriter};
+
+use crate::state;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -135,6 +137,30 @@ impl Queue {
 
     pub(super) fn reset(&mut self) {
         *self = Self::new(self.max_size);
+    }
+
+    pub(super) fn save(&self, into: &mut StateWriter) {
+        into.u16(self.size);
+        into.bool(self.ready);
+        [self.descriptors, self.driver, self.device].into_iter().for_each(|address| into.u64(address));
+        into.u16(self.vector);
+        into.bool(self.event_index);
+        [self.next_available, self.next_used, self.signalled].into_iter().for_each(|index| into.u16(index));
+    }
+
+    pub(super) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.size = from.u16()?;
+        state::check(self.size.is_power_of_two() && self.size <= self.max_size, "the size of a virtqueue")?;
+        self.ready = from.bool()?;
+        for address in [&mut self.descriptors, &mut self.driver, &mut self.device] {
+            *address = from.u64()?;
+        }
+        self.vector = from.u16()?;
+        self.event_index = from.bool()?;
+        for index in [&mut self.next_available, &mut self.next_used, &mut self.signalled] {
+            *index = from.u16()?;
+        }
+        Ok(())
     }
 
     pub(super) fn max_size(&self) -> u16 {

@@ -1,6 +1,6 @@
 //! The virtio entropy device (virtio 1.2, section 5.4).
 
-use ferro_guest::GuestMemory;
+use ferro_guest::{GuestMemory, LoadError, SaveState, StateReader, StateWriter};
 
 use super::{DeviceType, Queue, QueueError, VirtioDevice};
 
@@ -54,6 +54,17 @@ impl VirtioDevice for Rng {
             let written = chain.write(memory, 0, &bytes);
             queue.push(memory, &chain, written as u32)?;
         }
+        Ok(())
+    }
+}
+
+/// Nothing: it remembers nothing.
+impl SaveState for Rng {
+    const VERSION: u32 = 1;
+
+    fn save(&self, _into: &mut StateWriter) {}
+
+    fn load(&mut self, _version: u32, _from: &mut StateReader<'_>) -> Result<(), LoadError> {
         Ok(())
     }
 }

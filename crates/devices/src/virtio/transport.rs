@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{GuestMemory, InterruptLine};
+use ferro_guest::{GuestMemory, InterruptLine, LoadError, SaveState, StateReader, StateWriter};
 
 use super::{Queue, QueueError};
 use crate::pci::{BarKind, ConfigSpace, Identity, MsiSink, Msix, PciFunction};
+use crate::state;
 
 /// What kind of device it is, by virtio's device IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -414,5 +415,66 @@ impl<D: VirtioDevice> PciFunction for VirtioPci<D> {
     fn reset(&mut self) {
         self.reset_device();
         self.msix.reset();
+    }
+}
+
+impl<D: VirtioDevice> VirtioPci<D> {
+    /// Whether a vector is one that the driver could have set.
+    fn is_vector(&self, vector: u16) -> bool {
+        vector == NO_VECTOR || vector < self.msix.vectors()
+    }
+
+    fn load_registers(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.status = from.u8()?;
+        self.feature_select = from.u32()?;
+        self.driver_feature_select = from.u32()?;
+        self.driver_features = from.u64()?;
+        let agreed = self.status & STATUS_FEATURES_OK != 0;
+        let offered = self.driver_features & !self.offered() == 0;
+        state::check(!agreed || offered, "the features of a virtio device: the VM's device lacks some")?;
+        self.queue_select = from.u16()?;
+        self.config_vector = from.u16()?;
+        state::check(self.is_vector(self.config_vector), "a virtio device's vector")?;
+        self.generation = from.u8()?;
+        self.isr = from.u8()?;
+        state::check(self.isr < 4, "a virtio device's interrupt status")
+    }
+}
+
+/// Requests that the driver has made available and that no call has taken yet are in its memory: they are found when the
+/// doorbell is rung, or all of them are ([`crate::pci::PciBus::ring_all`]).
+impl<D: VirtioDevice + SaveState> SaveState for VirtioPci<D> {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        self.config.save(into);
+        self.msix.save(into);
+        into.u8(self.status);
+        into.u32(self.feature_select);
+        into.u32(self.driver_feature_select);
+        into.u64(self.driver_features);
+        into.u16(self.queue_select);
+        into.u16(self.config_vector);
+        into.u8(self.generation);
+        into.u8(self.isr);
+        into.u16(self.queues.len() as u16);
+        self.queues.iter().for_each(|queue| queue.save(into));
+        state::save_part(&self.device, into);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.config.load(from)?;
+        self.msix.load(&self.config, from)?;
+        self.load_registers(from)?;
+        state::check(usize::from(from.u16()?) == self.queues.len(), "the number of virtqueues")?;
+        self.queues.iter_mut().try_for_each(|queue| queue.load(from))?;
+        let vectors = self.queues.iter().all(|queue| self.is_vector(queue.vector));
+        state::check(vectors, "a virtqueue's vector")?;
+        if self.status & STATUS_DRIVER_OK != 0 {
+            self.device.start(self.driver_features);
+        }
+        state::load_part(&mut self.device, from)?;
+        self.update_line();
+        Ok(())
     }
 }
