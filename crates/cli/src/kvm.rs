@@ -26,14 +26,14 @@ const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
 [,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on], -display none, -net nic[,macaddr=A],
 -net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
--no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N";
+-no-reboot, -loadvm NAME, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["spice", "sdl", "full-screen"], "the screen is shown over VNC: say -vnc :0, and connect a viewer"),
     (&["mon", "chardev"], "say where the monitor is with -monitor or -qmp"),
     (&["option-rom"], "the board has its option ROM: leave it away"),
-    (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
+    (&["incoming"], "a running VM can't be taken over yet: save it (savevm) and say -loadvm NAME"),
     (&["usb", "usbdevice"], "there is no USB"),
     (&["soundhw", "audiodev", "audio"], "record with the monitor's wavcapture, or with ferro run --audio wav=FILE"),
     (&["fda", "fdb"], "there is no floppy drive: give the image as a disk, -hda F"),
@@ -109,6 +109,7 @@ pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<(VmDescription, Bac
 const VALUED: &[&str] = &[
     "monitor",
     "pidfile",
+    "loadvm",
     "qmp",
     "hda",
     "hdb",
@@ -185,6 +186,7 @@ impl Reader {
             }
             "qmp" => self.vm.qmps.push(value.parse()?),
             "pidfile" => self.background.pidfile = Some(value.into()),
+            "loadvm" => self.vm.loadvm = Some(value.to_owned()),
             "virtioconsole" => self.vm.console = value.parse()?,
             "net" => return self.nets.net(value),
             "nic" => return self.nets.nic(value),

@@ -37,6 +37,7 @@ struct File {
     insecure: Option<bool>,
     no_reboot: Option<bool>,
     paused: Option<bool>,
+    loadvm: Option<String>,
 }
 
 /// A value, or a list of them.
@@ -157,6 +158,7 @@ impl File {
         vm.insecure = self.insecure.unwrap_or_default();
         vm.no_reboot = self.no_reboot.unwrap_or_default();
         vm.paused = self.paused.unwrap_or_default();
+        vm.loadvm = self.loadvm;
         for disk in self.disk {
             vm.disks.push(disk.describe(folder).map_err(refuse("disk"))?);
         }

@@ -84,6 +84,8 @@ pub struct VmDescription {
     pub no_reboot: bool,
     /// It waits to be told to begin.
     pub paused: bool,
+    /// It goes on where this snapshot of it was made.
+    pub loadvm: Option<String>,
 }
 
 impl Default for VmDescription {
@@ -112,6 +114,7 @@ impl Default for VmDescription {
             insecure: false,
             no_reboot: false,
             paused: false,
+            loadvm: None,
         }
     }
 }

@@ -12,6 +12,7 @@ mod disk;
 mod firmware;
 mod gdb;
 mod handle;
+mod image;
 mod io_thread;
 mod layout;
 mod memory_map;
@@ -19,8 +20,10 @@ mod monitor;
 mod network;
 mod run;
 mod serial;
+mod snapshot;
 mod socket;
 mod sound;
+mod state;
 mod terminal;
 mod vnc;
 
@@ -37,6 +40,9 @@ pub use ferro_devices::ps2::{Buttons, Key};
 pub use ferro_devices::vga::{Rect, Surface};
 pub use firmware::FirmwareError;
 pub use handle::{Handle, Screen};
+pub use image::{DiskError, DiskImage};
 pub use run::{Outcome, RunError, run, run_with};
 pub use sound::AudioTarget;
+#[doc(hidden)]
+pub use state::fuzzing;
 pub use vnc::{VncPlace, VncTarget};

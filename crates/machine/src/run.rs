@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ferro_block::Storage;
 use ferro_console::monitor::NetworkInfo;
 use ferro_guest::{GuestMemory, MapError, Ram, RamError};
 use ferro_hypervisor::kvm::{self, KvmVm};
@@ -24,12 +23,15 @@ use crate::description::{
 use crate::firmware::{Firmware, FirmwareError};
 use crate::gdb::Stub;
 use crate::handle::{Handle, Screen};
+use crate::image::DiskImage;
 use crate::io_thread::{self, Served};
 use crate::layout::{self, Arena};
 use crate::monitor::{self, Language, Operator, Parts, Subscribers, TerminalSession};
 use crate::network::{self, TapSink};
 use crate::serial;
+use crate::snapshot::{Scope, SnapshotError, Snapshots};
 use crate::sound::{AudioTarget, Recorder, WaveForm};
+use crate::state::{Keeper, Progress};
 use crate::terminal::RawTerminal;
 use crate::vnc;
 
@@ -81,6 +83,14 @@ pub enum RunError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// The snapshot to begin with can't be loaded.
+    #[error("cannot load the snapshot '{tag}': {told}")]
+    LoadVm {
+        /// Its name.
+        tag: String,
+        /// Why not.
+        told: String,
+    },
     /// The accelerator can't execute what the guest does.
     #[error("the guest can't go on: {0}")]
     Guest(String),
@@ -108,6 +118,7 @@ struct Machine {
     description: VmDescription,
     debugger: Arc<Mutex<Option<Stub>>>,
     subscribers: Arc<Subscribers>,
+    snapshots: Arc<Snapshots>,
     recorder: Arc<Recorder>,
 }
 
@@ -146,7 +157,7 @@ impl BootSource {
 ///
 /// # Errors
 /// Anything that keeps it from starting, before the guest has executed an instruction, and an accelerator that fails.
-pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<Outcome, RunError> {
+pub fn run(description: &VmDescription, disks: Vec<DiskImage>) -> Result<Outcome, RunError> {
     run_with(description, disks, |_| {})
 }
 
@@ -156,7 +167,7 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
 /// As for [`run`].
 pub fn run_with(
     description: &VmDescription,
-    disks: Vec<Arc<dyn Storage>>,
+    disks: Vec<DiskImage>,
     started: impl FnOnce(Handle),
 ) -> Result<Outcome, RunError> {
     description.check()?;
@@ -168,7 +179,7 @@ pub fn run_with(
     let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
     let disks = description.disks.iter().cloned().zip(disks);
-    let disks = disks.map(|(description, storage)| OpenDisk { description, storage }).collect();
+    let disks = disks.map(|(description, image)| OpenDisk { description, image }).collect();
     let (nets, taps) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
@@ -185,8 +196,12 @@ pub fn run_with(
         keyboard: board.keyboard.clone(),
         ide: board.ide.clone(),
     };
+    let chips = board.chips.clone();
+    let keeper = Keeper::new(vm.clone(), control.clone(), chips, arena, board.pci.clone());
+    let snapshots = Snapshots::new(keeper, control.clone(), vm.clock().clone(), board.drives.clone());
     let machine = Machine {
         handle,
+        snapshots: Arc::new(snapshots),
         vm,
         control: control.clone(),
         board,
@@ -362,6 +377,7 @@ impl Machine {
             balloon: board.balloon.clone(),
             cards: cards.collect(),
             drives: board.drives.clone(),
+            snapshots: self.snapshots.clone(),
             recorder: self.recorder.clone(),
             debugger: self.debugger.clone(),
             memory: description.memory.0,
@@ -422,6 +438,11 @@ impl Machine {
 
     /// Acts on events until the VM ends.
     fn supervise(&self, events: &Receiver<Event>) -> Result<Outcome, RunError> {
+        if let Some(tag) = &self.description.loadvm {
+            let loaded = self.snapshots.load(tag, &Scope::default(), &Progress::default());
+            let told = |error: SnapshotError| RunError::LoadVm { tag: tag.clone(), told: error.to_string() };
+            loaded.map_err(told)?;
+        }
         if self.description.paused {
             self.control.begin_stopped();
         } else {
@@ -431,7 +452,7 @@ impl Machine {
             let event = match self.clock_deadline() {
                 Some(wait) => match events.recv_timeout(wait) {
                     Err(RecvTimeoutError::Timeout) => {
-                        lock(&self.board.rtc).advance();
+                        self.control.if_running(|| lock(&self.board.rtc).advance());
                         continue;
                     }
                     other => other.ok(),
@@ -456,6 +477,7 @@ impl Machine {
                 Some(Event::Failed(what)) => return Err(RunError::Guest(what)),
                 Some(Event::Quit) | None => Outcome::Quit,
             };
+            let _whole = self.control.whole();
             self.control.pause();
             self.recorder.end();
             self.board.serial_out.drain();
@@ -480,6 +502,7 @@ impl Machine {
 
     fn reset(&self, events: &Receiver<Event>) -> Result<(), RunError> {
         info!("reset");
+        let _whole = self.control.whole();
         self.control.pause();
         // One reset is enough for all that asked while it was on its way.
         while events.try_recv().is_ok_and(|event| matches!(event, Event::ResetRequested { .. })) {}

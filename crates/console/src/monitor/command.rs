@@ -81,6 +81,10 @@ pub struct SnapshotJob {
     pub id: String,
     /// The snapshot's name.
     pub tag: String,
+    /// The drive that holds the VM's state, where it isn't the first.
+    pub vmstate: Option<String>,
+    /// The drives, where it isn't all.
+    pub devices: Option<Vec<String>>,
     /// What is done: [`Command::SaveVm`], [`Command::LoadVm`] or [`Command::DeleteVm`] of that tag.
     pub action: Box<Command>,
 }

@@ -123,8 +123,7 @@ impl SaveState for Lapic {
         if id != self.id || self.base >> 52 != 0 || self.base & 0xc00 == 0x400 {
             return Err(LoadError::Value("the local APIC's identity and base"));
         }
-        for value in
-            [&mut self.tpr, &mut self.ldr, &mut self.dfr, &mut self.svr, &mut self.esr, &mut self.pending_esr]
+        for value in [&mut self.tpr, &mut self.ldr, &mut self.dfr, &mut self.svr, &mut self.esr, &mut self.pending_esr]
         {
             *value = from.u32()?;
         }
@@ -298,7 +297,10 @@ mod tests {
         assert_eq!(loaded.deadline(), Some(2100));
         loaded.write_page(0xb0, 0, 1200);
         assert_eq!(loaded.acknowledge(), Some(0x44));
-        assert_eq!(Lapic::new(1).load_section(1, &lapic.save_section()).unwrap_err().to_string().contains("identity"), true);
+        assert_eq!(
+            Lapic::new(1).load_section(1, &lapic.save_section()).unwrap_err().to_string().contains("identity"),
+            true
+        );
     }
 
     proptest::proptest! {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use ferro_block::Storage;
 use ferro_block::image::{self, ImageSpec, OpenMode, Secrets};
+use ferro_block::qcow2::Qcow2;
 use ferro_console::monitor::{BlockInfo, BlockThrottle, Event, ImageInfo, OperationError, Reply};
 use ferro_devices::ide::TrayError;
 use ferro_devices::virtio::{Block, VirtioPci};
@@ -11,6 +12,7 @@ use ferro_devices::virtio::{Block, VirtioPci};
 use super::operator::{Operator, failed};
 use crate::bus::{Shared, lock};
 use crate::description::DiskDescription;
+use crate::image::DiskImage;
 
 /// How a drive is attached.
 pub(crate) enum DriveKind {
@@ -27,6 +29,7 @@ pub(crate) struct Medium {
     file: String,
     format: String,
     storage: Arc<dyn Storage>,
+    qcow2: Option<Arc<Qcow2>>,
 }
 
 /// A drive of the board.
@@ -40,11 +43,21 @@ pub(crate) struct Drive {
 
 impl Drive {
     /// A drive with the image that was opened for it.
-    pub(crate) fn new(name: String, kind: DriveKind, description: &DiskDescription, storage: Arc<dyn Storage>) -> Self {
-        let format = description.format.clone().unwrap_or_else(|| "raw".into());
-        let medium = Mutex::new(Some(Medium { file: description.file.clone(), format, storage }));
+    pub(crate) fn new(name: String, kind: DriveKind, description: &DiskDescription, image: DiskImage) -> Self {
+        let DiskImage { storage, qcow2, format } = image;
+        let medium = Mutex::new(Some(Medium { file: description.file.clone(), format, storage, qcow2 }));
         let read_only = description.read_only || matches!(kind, DriveKind::Cdrom(_));
         Self { name, kind, read_only, medium }
+    }
+
+    /// Whether its guest can change what is in it.
+    pub(crate) fn is_writable(&self) -> bool {
+        !self.read_only && lock(&self.medium).is_some()
+    }
+
+    /// The image in it, if that is qcow2.
+    pub(crate) fn qcow2(&self) -> Option<Arc<Qcow2>> {
+        lock(&self.medium).as_ref().and_then(|medium| medium.qcow2.clone())
     }
 
     /// Whether it is a virtio disk.
@@ -111,7 +124,7 @@ impl Operator {
         let opened = image::open(&spec, OpenMode::READ, &Secrets::default()).map_err(told)?;
         let (storage, format) = (opened.storage, opened.format.to_string());
         self.handle.insert(unit, file, storage.clone(), force).map_err(tray)?;
-        *lock(&drive.medium) = Some(Medium { file: file.to_owned(), format, storage });
+        *lock(&drive.medium) = Some(Medium { file: file.to_owned(), format, storage, qcow2: None });
         for open in [true, false] {
             self.subscribers.tell(&Event::TrayMoved { device: name.to_owned(), open });
         }

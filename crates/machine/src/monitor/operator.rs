@@ -14,12 +14,15 @@ use ferro_devices::ps2::{Buttons, Key};
 use ferro_devices::virtio::{Balloon, Net, VirtioPci};
 use ferro_hypervisor::Vm;
 
+use super::jobs::Jobs;
 use super::{Drive, Subscribers, inspect};
 use crate::Handle;
 use crate::bus::{MachineBus, Shared, lock};
 use crate::control::Control;
 use crate::gdb::Stub;
+use crate::snapshot::{Scope, Snapshots};
 use crate::sound::{Recorder, WaveForm};
+use crate::state::Progress;
 use crate::vnc;
 
 /// What the operator reaches of a VM.
@@ -33,6 +36,7 @@ pub(crate) struct Parts {
     pub(crate) balloon: Shared<VirtioPci<Balloon>>,
     pub(crate) cards: Vec<(NetworkInfo, Shared<VirtioPci<Net>>)>,
     pub(crate) drives: Arc<[Drive]>,
+    pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) debugger: Arc<Mutex<Option<Stub>>>,
     /// Bytes of RAM.
@@ -47,6 +51,8 @@ pub(crate) struct Operator {
     pub(super) handle: Handle,
     pub(super) bus: Arc<MachineBus>,
     pub(super) drives: Arc<[Drive]>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) jobs: Arc<Jobs>,
     recorder: Arc<Recorder>,
     pub(super) subscribers: Arc<Subscribers>,
     name: String,
@@ -61,7 +67,7 @@ pub(crate) struct Operator {
     prelaunch: Mutex<bool>,
     buttons: Mutex<Buttons>,
     /// One command at a time, whoever asks.
-    turn: Mutex<()>,
+    pub(super) turn: Mutex<()>,
 }
 
 /// A failure as the monitor tells it.
@@ -84,6 +90,8 @@ impl Operator {
             handle: parts.handle,
             bus: parts.bus,
             drives: parts.drives,
+            snapshots: parts.snapshots,
+            jobs: Jobs::new(subscribers.clone()),
             recorder: parts.recorder,
             subscribers,
             name: parts.name,
@@ -110,13 +118,26 @@ impl Operator {
     ///
     /// # Errors
     /// What failed, for whoever asked.
-    pub(crate) fn execute(&self, command: Command) -> Result {
-        // Keys are held for a time, in which others may go on.
-        if let Command::SendKeys { keys, hold } = command {
-            return self.send_keys(&keys, hold);
+    pub(crate) fn execute(self: &Arc<Self>, command: Command) -> Result {
+        match command {
+            // Keys are held for a time, in which others may go on.
+            Command::SendKeys { keys, hold } => return self.send_keys(&keys, hold),
+            // A job takes its turn when it can; how far it is can be asked at any time.
+            Command::StartSnapshotJob(job) => return self.start_snapshot_job(job),
+            Command::QueryJobs => return Ok(Reply::Jobs(self.jobs.list())),
+            Command::DismissJob { id } => return self.jobs.dismiss(&id).map(|()| Reply::Done),
+            Command::QueryStatus => return Ok(Reply::Status(self.run_state())),
+            _ => {}
         }
         let _turn = lock(&self.turn);
         match command {
+            Command::SaveVm { .. } | Command::LoadVm { .. } | Command::DeleteVm { .. } => {
+                self.act_on_snapshot(&command, &Scope::default(), true, &Progress::default())
+            }
+            Command::QuerySnapshots => self.query_snapshots(),
+            Command::Continue if self.control.is_broken() => Err(OperationError::new(
+                "the VM has half of a saved state and can't go on: load a snapshot (loadvm), or end it (quit)",
+            )),
             Command::Stop | Command::Continue | Command::Quit | Command::Reset | Command::PowerDown | Command::Nmi => {
                 Ok(self.run_control(&command))
             }
@@ -149,7 +170,6 @@ impl Operator {
     /// What needs no more than looking.
     fn query(&self, command: &Command) -> Result {
         Ok(match command {
-            Command::QueryStatus => Reply::Status(self.run_state()),
             Command::QueryName => Reply::Name(self.name.clone()),
             Command::QueryKvm => {
                 let present = std::path::Path::new("/dev/kvm").exists();
@@ -168,15 +188,7 @@ impl Operator {
                 Reply::Balloon(BalloonInfo { actual: self.memory.saturating_sub(given) })
             }
             Command::QueryCaptures => Reply::Captures(self.captures()),
-            Command::QueryJobs => Reply::Jobs(vec![]),
             Command::QueryChardev => Reply::Chardev(vec![]),
-            Command::SaveVm { .. }
-            | Command::LoadVm { .. }
-            | Command::DeleteVm { .. }
-            | Command::StartSnapshotJob(_) => {
-                return Err(unsupported("saving the whole VM"));
-            }
-            Command::QuerySnapshots => return Err(unsupported("saving the whole VM")),
             Command::ChangeVncPassword { password } => {
                 let Some(server) = &self.vnc else {
                     return Err(OperationError::new("the VM has no VNC server (--vnc)"));
@@ -193,6 +205,12 @@ impl Operator {
     }
 
     fn run_state(&self) -> RunState {
+        if self.control.is_still() {
+            return RunState::SaveVm;
+        }
+        if self.control.is_broken() {
+            return RunState::InternalError;
+        }
         match (self.control.is_running(), *lock(&self.prelaunch)) {
             (true, _) => RunState::Running,
             (false, true) => RunState::Prelaunch,
