@@ -55,8 +55,9 @@ impl Qcow2 {
     /// # Errors
     /// Errors of the file.
     pub fn vmstate_discard(&self) -> Result<()> {
-        let _alone = self.0.alone_to_write()?;
-        self.0.discard_vmstate()
+        let alone = self.0.alone_to_write()?;
+        let done = self.0.discard_vmstate();
+        self.0.settle_flags(&alone).and(done)
     }
 
     /// Writes machine state beyond the end of the disk, for the next snapshot.
