@@ -3,6 +3,7 @@
 mod disk;
 mod guest;
 mod img;
+mod snapshot;
 mod start;
 
 use clap::Subcommand;
@@ -26,6 +27,8 @@ enum What {
     Start(guest::GuestArgs),
     /// A virtio disk as a guest's programs see it, beside QEMU's TCG
     Disk(guest::GuestArgs),
+    /// Saving and loading a running VM, beside QEMU's TCG
+    Snapshot(guest::GuestArgs),
 }
 
 /// Runs one benchmark.
@@ -36,5 +39,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Cpu(args) => guest::cpu(args),
         What::Start(args) => start::run(args),
         What::Disk(args) => disk::run(args),
+        What::Snapshot(args) => snapshot::run(args),
     }
 }
