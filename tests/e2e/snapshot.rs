@@ -101,7 +101,7 @@ fn a_debian_booted_by_grub_is_saved_at_work_killed_and_finishes_its_work_elsewhe
 fn linux(sockets: &Sockets, arguments: &[&str]) -> Option<Vm> {
     let flags = sockets.flags();
     let flags: Vec<&str> = flags.iter().map(String::as_str).chain(arguments.iter().copied()).collect();
-    Vm::boot("cloud-amd64", "quiet ferro.modules=virtio_blk", &flags)
+    Vm::boot("cloud-amd64", "quiet ferro.modules=virtio_pci,virtio_blk", &flags)
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn snapshots_are_of_all_disks_that_can_be_written_and_programs_make_them_by_jobs
     let Some(mut vm) = linux(&sockets, &disks) else { return };
     vm.expect("/ # ");
     let write = |vm: &mut Vm, text: &str| {
-        vm.send(&format!("for d in vda vdb; do echo {text}-$d > /dev/$d; done; sync; echo fini''shed\n"));
+        vm.send(&format!("until [ -b /dev/vdc ]; do sleep 0.1; done; for d in vda vdb; do echo {text}-$d > /dev/$d; done; sync; echo fini''shed\n"));
         vm.expect("finished");
     };
     let read = |vm: &mut Vm| {

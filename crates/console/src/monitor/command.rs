@@ -224,6 +224,13 @@ pub enum Command {
         /// The drive; `all` for every one.
         device: String,
     },
+    /// The same as a job.
+    StartCommitJob {
+        /// The job's name.
+        id: String,
+        /// The drive.
+        device: String,
+    },
     /// Gives a drive another size.
     Resize {
         /// The drive.

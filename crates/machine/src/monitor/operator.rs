@@ -4,6 +4,7 @@ use std::io::BufWriter;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ferro_block::jobs::Watch;
 use ferro_console::keys;
 use ferro_console::monitor::{
     BalloonInfo, CaptureInfo, Command, Event, MouseButtons, NetworkInfo, NetworkLink, OperationError, Reply, RunState,
@@ -124,6 +125,7 @@ impl Operator {
             Command::SendKeys { keys, hold } => return self.send_keys(&keys, hold),
             // A job takes its turn when it can; how far it is can be asked at any time.
             Command::StartSnapshotJob(job) => return self.start_snapshot_job(job),
+            Command::StartCommitJob { id, device } => return self.start_commit_job(&id, device),
             Command::QueryJobs => return Ok(Reply::Jobs(self.jobs.list())),
             Command::DismissJob { id } => return self.jobs.dismiss(&id).map(|()| Reply::Done),
             Command::QueryStatus => return Ok(Reply::Status(self.run_state())),
@@ -155,6 +157,11 @@ impl Operator {
                 self.change_medium(&device, &file, format.as_deref(), force)
             }
             Command::Resize { device, size } => self.resize(&device, size),
+            Command::Commit { device } => self.commit(&device, &Watch::new()),
+            Command::SnapshotDrive { device, file, format, reuse } => {
+                self.snapshot_drive(&device, &file, format.as_deref(), reuse)
+            }
+            Command::Throttle { device, limits } => self.throttle(&device, limits),
             Command::MouseMove { dx, dy, dz } => Ok(self.move_mouse(dx, dy, dz)),
             Command::MouseButtons(buttons) => Ok(self.press_buttons(buttons)),
             Command::Screenshot(screenshot) => self.screenshot(&screenshot),
@@ -195,10 +202,6 @@ impl Operator {
                 };
                 server.change_password(password.as_bytes());
                 Reply::Done
-            }
-            Command::Throttle { .. } => return Err(unsupported("changing a drive's limits")),
-            Command::Commit { .. } | Command::SnapshotDrive { .. } => {
-                return Err(unsupported("changing a drive's overlay"));
             }
             _ => return Err(unsupported("this")),
         })

@@ -249,6 +249,14 @@ pub(super) const COMMANDS: &[Entry] = &[
         },
     },
     Entry {
+        name: "block-commit",
+        args: &[may("job-id", Type::Text), needs("device", Type::Text)],
+        build: |a| {
+            let device = a.text("device");
+            run(Command::StartCommitJob { id: a.optional_text("job-id").unwrap_or_else(|| device.clone()), device })
+        },
+    },
+    Entry {
         name: "balloon",
         args: &[needs("value", Type::Integer)],
         build: |a| run(Command::Balloon { bytes: a.number("value")? }),
