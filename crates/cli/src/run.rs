@@ -64,6 +64,9 @@ pub(crate) struct RunArgs {
     /// A network card: tap=NAME[,mac=A][,model=virtio]
     #[arg(long = "net", value_name = "tap=NAME[,…]")]
     nets: Vec<NetDescription>,
+    /// Give it a tablet (virtio input), by which a VNC viewer's pointer and the guest's are at the same place
+    #[arg(long)]
+    tablet: bool,
     /// Where sound goes: none, wav=F; with a place to go to there is an AC'97 sound card [default: none]
     #[arg(long, value_name = "WHERE")]
     audio: Option<AudioTarget>,
@@ -125,6 +128,7 @@ impl RunArgs {
         vm.firmware = self.firmware.or(vm.firmware);
         set(&mut vm.boot, self.boot);
         vm.vga = self.vga.or(vm.vga);
+        vm.tablet |= self.tablet;
         vm.disks.extend(self.disks);
         vm.disks.extend(self.cdroms.into_iter().map(DiskDescription::cdrom));
         vm.nets.extend(self.nets);

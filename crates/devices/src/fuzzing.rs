@@ -18,8 +18,8 @@ use crate::rtc::{Rtc, WallClock};
 use crate::serial::{SerialOutput, Uart16550};
 use crate::vga::{Surface, Vga, VideoMemory};
 use crate::virtio::{
-    Balloon, Block, Console, ConsoleOutput, Disk, DiskError, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice,
-    VirtioPci,
+    Balloon, Block, Console, ConsoleOutput, Disk, DiskError, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet,
+    VirtioDevice, VirtioPci,
 };
 
 pub use saved::{CHIPS, chip_state};
@@ -205,12 +205,13 @@ pub fn vga(bytes: &[u8]) {
 /// which device.
 pub fn virtqueues(bytes: &[u8]) {
     let Some((kind, image)) = bytes.split_first() else { return };
-    match kind % 5 {
+    match kind % 6 {
         0 => ring(Block::new(Box::new(CheckedDisk(1 << 20)), "x", 2), image),
         1 => ring(Net::new([2, 0, 0, 0, 0, 1], Box::new(Nothing)), image),
         2 => ring(Console::new(Box::new(Nothing)), image),
         3 => ring(Rng::new(Box::new(Nothing)), image),
-        _ => ring(Balloon::new(Box::new(Nothing)), image),
+        4 => ring(Balloon::new(Box::new(Nothing)), image),
+        _ => ring(Tablet::default(), image),
     }
 }
 

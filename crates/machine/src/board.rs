@@ -22,7 +22,7 @@ use ferro_devices::serial::Uart16550;
 use ferro_devices::sound::Ac97;
 use ferro_devices::vga::{self, Vga, VideoMemory};
 use ferro_devices::virtio::{
-    Balloon, Block, Console, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice, VirtioPci,
+    Balloon, Block, Console, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet, VirtioDevice, VirtioPci,
 };
 use ferro_guest::{BusDevice, Clock, GuestMemory};
 use ferro_hypervisor::{Vm, VmClock};
@@ -64,6 +64,7 @@ pub(crate) struct Board {
     pub(crate) vga: Option<Shared<Vga>>,
     pub(crate) keyboard: Shared<I8042>,
     pub(crate) sound: Option<Shared<Ac97>>,
+    pub(crate) tablet: Option<Shared<VirtioPci<Tablet>>>,
     map: Arc<MemoryMap>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
@@ -359,6 +360,8 @@ impl Plan<'_> {
             bar: vga::FRAMEBUFFER_BAR,
         });
         let sound = self.add_sound(&mut slots);
+        // The last: the others are where they are without it.
+        let tablet = self.description.tablet.then(|| slots.add_virtio(Tablet::default()).1);
         let map = MemoryMap::new(vm.clone(), self.arena, bridge.clone(), window);
         let pci = Arc::new(PciBus::new(slots.functions));
         pci.observe(map.clone());
@@ -393,6 +396,7 @@ impl Plan<'_> {
             vga,
             keyboard,
             sound,
+            tablet,
             map,
             serial,
             serial_out,

@@ -27,6 +27,7 @@ struct File {
     disk: Vec<Disk>,
     #[serde(default)]
     net: Vec<Net>,
+    tablet: Option<bool>,
     audio: Option<String>,
     serial: Option<String>,
     console: Option<String>,
@@ -149,6 +150,7 @@ impl File {
         vm.firmware = self.firmware.map(|firmware| folder.join(firmware));
         set(&mut vm.boot, self.boot).map_err(refuse("boot"))?;
         vm.vga = self.vga;
+        vm.tablet = self.tablet.unwrap_or_default();
         vm.vnc = self.vnc.map(|vnc| vnc.parse()).transpose().map_err(refuse("vnc"))?;
         if let Some(file) = vm.vnc.as_mut().and_then(|vnc| vnc.password_file.as_mut()) {
             *file = folder.join(&*file);

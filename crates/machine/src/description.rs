@@ -64,6 +64,8 @@ pub struct VmDescription {
     pub disks: Vec<DiskDescription>,
     /// Network cards, in order.
     pub nets: Vec<NetDescription>,
+    /// Whether there is a tablet (virtio input): a pointer at absolute positions.
+    pub tablet: bool,
     /// Where sound goes.
     pub audio: AudioTarget,
     /// The first serial port.
@@ -102,6 +104,7 @@ impl Default for VmDescription {
             vga: None,
             disks: vec![],
             nets: vec![],
+            tablet: false,
             audio: AudioTarget::default(),
             serial: SerialTarget::default(),
             console: SerialTarget::default(),

@@ -184,6 +184,7 @@ pub fn run_with(
         screen: board.vga.clone().map(Screen::new),
         keyboard: board.keyboard.clone(),
         ide: board.ide.clone(),
+        tablet: board.tablet.clone(),
     };
     let machine = Machine {
         handle,

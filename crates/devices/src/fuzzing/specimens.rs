@@ -21,7 +21,7 @@ use crate::rtc::{Rtc, WallClock};
 use crate::serial::Uart16550;
 use crate::sound::Ac97;
 use crate::vga::{Surface, Vga, VideoMemory};
-use crate::virtio::{Balloon, Block, Console, Net, Rng, VirtioDevice, VirtioPci};
+use crate::virtio::{Balloon, Block, Console, Net, Rng, Tablet, VirtioDevice, VirtioPci};
 
 /// A chip with its surroundings.
 pub(super) trait Specimen {
@@ -157,7 +157,7 @@ impl<T: SaveState> Specimen for Tested<T> {
 }
 
 /// How many there are.
-pub(super) const KINDS: u8 = 20;
+pub(super) const KINDS: u8 = 21;
 
 /// The chip with this number, as it is after power-on.
 pub(super) fn specimen(kind: u8) -> Box<dyn Specimen> {
@@ -183,7 +183,8 @@ pub(super) fn specimen(kind: u8) -> Box<dyn Specimen> {
         16 => virtio(Net::new([2, 0, 0, 0, 0, 1], Box::new(Nothing)), receive_frame, &around),
         17 => virtio(Console::new(Box::new(Nothing)), receive_text, &around),
         18 => virtio(Rng::new(Box::new(Nothing)), |_, _| {}, &around),
-        _ => virtio(Balloon::new(Box::new(Nothing)), set_target, &around),
+        19 => virtio(Balloon::new(Box::new(Nothing)), set_target, &around),
+        _ => virtio(Tablet::default(), point, &around),
     }
 }
 
@@ -465,4 +466,10 @@ fn receive_text(chip: &mut VirtioPci<Console>, access: &Access) {
 
 fn set_target(chip: &mut VirtioPci<Balloon>, access: &Access) {
     chip.config_changed(|balloon| balloon.set_target(access.value as u32));
+}
+
+fn point(chip: &mut VirtioPci<Tablet>, access: &Access) {
+    let at = (access.offset as u16, access.value as u16);
+    let buttons = Buttons { left: access.write, right: access.size == 4, ..Buttons::default() };
+    chip.act(|tablet, queues, memory| tablet.point(at, i32::from(access.size) - 2, buttons, queues, memory));
 }
