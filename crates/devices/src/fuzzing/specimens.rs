@@ -237,7 +237,8 @@ fn rtc(chip: &mut Rtc, access: &Access) -> u64 {
 
 fn i8042(chip: &mut I8042, access: &Access) -> u64 {
     const KEYS: [&str; 4] = ["a", "up", "pause", "ctrl"];
-    const COMMANDS: [u8; 12] = [0xed, 0xf0, 0xf3, 0xf2, 0xf4, 0xf5, 0xe9, 0xeb, 0xf3, 200, 100, 80];
+    const COMMANDS: [u8; 16] =
+        [0xed, 0xf0, 0xf3, 0xf2, 0xf4, 0xf5, 0xe9, 0xeb, 0xf3, 200, 100, 80, 0xf0, 0xf8, 0xfa, 0xfc];
     let byte = u64::from(COMMANDS[access.value as usize % COMMANDS.len()]);
     match access.target % 8 {
         0 => {
