@@ -282,7 +282,7 @@ impl Reader {
         }
         self.vm.nets = self.nets.join()?;
         // Said here, in this command line's words.
-        if self.vm.kernel.is_none() && self.vm.disks.is_empty() {
+        if self.vm.kernel.is_none() && self.vm.disks.iter().all(DiskDescription::is_empty) {
             bail!("there is nothing to boot: give a disk (-hda), a CD-ROM (-cdrom) or a kernel (-kernel)");
         }
         if self.vm.paused && self.vm.gdb.is_none() {
@@ -312,10 +312,13 @@ fn drive(value: &str) -> anyhow::Result<DiskDescription> {
             _ => rest += &format!(",{part}"),
         }
     }
-    let file = file.context("file= is missing")?;
+    // As with QEMU, a CD-ROM drive may be empty.
+    let empty = file.is_none() && rest.contains(",media=cdrom");
+    let file = if empty { "none".into() } else { file.context("file= is missing")? };
     // QEMU numbers the disks of each interface.
     let unit = index.filter(|_| interface == "ide").map_or_else(String::new, |index| format!(",unit={index}"));
-    Ok(format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?)
+    let disk: DiskDescription = format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?;
+    Ok(if empty { DiskDescription { unit: disk.unit, ..DiskDescription::empty_cdrom() } } else { disk })
 }
 
 /// `2`, `cpus=2` or `2,sockets=1,…`.

@@ -22,7 +22,7 @@ use ferro_devices::serial::Uart16550;
 use ferro_devices::sound::Ac97;
 use ferro_devices::vga::{self, Vga, VideoMemory};
 use ferro_devices::virtio::{
-    Balloon, Block, Console, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet, VirtioDevice, VirtioPci,
+    Balloon, Block, Console, Disk, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet, VirtioDevice, VirtioPci,
 };
 use ferro_guest::{BusDevice, Clock, GuestMemory};
 use ferro_hypervisor::{Vm, VmClock};
@@ -41,10 +41,19 @@ use crate::monitor::{Drive, DriveKind};
 use crate::serial::{Outgoing, Sender};
 use crate::sound::AudioTarget;
 
-/// A disk as the board gets it: described, and opened.
+/// A disk as the board gets it: described, and opened unless it is an empty drive.
 pub(crate) struct OpenDisk {
     pub(crate) description: DiskDescription,
-    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) storage: Option<Arc<dyn Storage>>,
+}
+
+impl OpenDisk {
+    /// What a chip gets of it.
+    fn backend(&self) -> Option<Box<dyn Disk>> {
+        let DiskDescription { file, read_only, .. } = &self.description;
+        let storage = self.storage.clone()?;
+        Some(Box::new(StorageDisk::new(file.clone(), storage, *read_only)))
+    }
 }
 
 /// A network card as the board gets it.
@@ -179,28 +188,35 @@ impl Slots {
         let lines = [layout::IDE_IRQ, layout::IDE_IRQ + 1].map(|irq| self.vm.line(irq));
         let mut ide = IdeController::new(self.vm.memory().clone(), lines);
         let (mut bootable, mut drives) = (vec![], vec![]);
-        for (index, OpenDisk { description, storage }) in in_order_of_units(disks).into_iter().enumerate() {
+        for (index, disk) in in_order_of_units(disks).into_iter().enumerate() {
+            let backend = disk.backend();
+            let OpenDisk { description, storage } = disk;
             let serial = description.serial.clone().unwrap_or_else(|| format!("disk{index}"));
-            let backend = Box::new(StorageDisk::new(description.file.clone(), storage.clone(), description.read_only));
-            if description.interface == DiskInterface::Virtio {
-                let (slot, disk) = self.add_virtio(Block::new(backend, &serial, description.queues));
-                let path = format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0");
-                let name = format!("virtio{}", drives.iter().filter(|drive: &&Drive| drive.is_virtio()).count());
-                drives.push(Drive::new(name, DriveKind::Virtio(disk), &description, storage));
-                bootable.push(Bootable { kind: BootDevice::Disk, path });
-                continue;
-            }
-            let at = free_unit(&ide, description.unit, description.cdrom);
-            let (kind, drive, letters) = if description.cdrom {
-                ide.attach_cdrom(at, Some(backend), &serial);
-                (BootDevice::Cdrom, DriveKind::Cdrom((2 * at.channel + at.unit) as u8), "cd")
-            } else {
-                ide.attach_disk(at, backend, &serial);
-                (BootDevice::Disk, DriveKind::Disk, "hd")
+            let drive = |name, kind| Drive::new(name, kind, &description, storage);
+            let (kind, path) = match backend {
+                Some(backend) if description.interface == DiskInterface::Virtio => {
+                    let (slot, disk) = self.add_virtio(Block::new(backend, &serial, description.queues));
+                    let name = format!("virtio{}", drives.iter().filter(|drive: &&Drive| drive.is_virtio()).count());
+                    drives.push(drive(name, DriveKind::Virtio(disk)));
+                    (BootDevice::Disk, format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0"))
+                }
+                backend => {
+                    let at = free_unit(&ide, description.unit, description.cdrom);
+                    let (kind, letters) = match backend {
+                        Some(backend) if !description.cdrom => {
+                            ide.attach_disk(at, backend, &serial);
+                            (DriveKind::Disk, "hd")
+                        }
+                        disc => {
+                            ide.attach_cdrom(at, disc, &serial);
+                            (DriveKind::Cdrom((2 * at.channel + at.unit) as u8), "cd")
+                        }
+                    };
+                    drives.push(drive(format!("ide{}-{letters}{}", at.channel, at.unit), kind));
+                    let boot = if description.cdrom { BootDevice::Cdrom } else { BootDevice::Disk };
+                    (boot, format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", at.channel, at.unit))
+                }
             };
-            let name = format!("ide{}-{letters}{}", at.channel, at.unit);
-            drives.push(Drive::new(name, drive, &description, storage));
-            let path = format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", at.channel, at.unit);
             bootable.push(Bootable { kind, path });
         }
         (self.add(layout::ISA_SLOT, 1, ide), bootable, drives)

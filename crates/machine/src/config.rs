@@ -162,7 +162,8 @@ impl File {
         for disk in self.disk {
             vm.disks.push(disk.describe(folder).map_err(refuse("disk"))?);
         }
-        vm.disks.extend(self.cdrom.map(|file| DiskDescription::cdrom(in_folder(folder, &file))));
+        let in_folder = |file: String| if file == "none" { file } else { in_folder(folder, &file) };
+        vm.disks.extend(self.cdrom.map(|file| DiskDescription::cdrom_from_flag(&in_folder(file))));
         for net in self.net {
             vm.nets.push(net.describe().map_err(refuse("net"))?);
         }

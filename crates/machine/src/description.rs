@@ -174,7 +174,7 @@ impl VmDescription {
         if self.kernel.is_none() && (self.initrd.is_some() || !self.append.is_empty()) {
             return refuse("", "--initrd and --append go with --kernel, which is missing");
         }
-        if self.kernel.is_none() && self.disks.is_empty() {
+        if self.kernel.is_none() && self.disks.iter().all(DiskDescription::is_empty) {
             return refuse(
                 "",
                 "there is nothing to boot: give a kernel (--kernel), a disk (--disk) or a CD-ROM (--cdrom)",

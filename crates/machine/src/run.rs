@@ -142,7 +142,8 @@ impl BootSource {
     }
 }
 
-/// Runs a VM to its end. `disks` are the opened images of the description's disks, in order.
+/// Runs a VM to its end. `disks` are the opened images of the description's disks, in order; a CD-ROM drive without a disc
+/// has none.
 ///
 /// # Errors
 /// Anything that keeps it from starting, before the guest has executed an instruction, and an accelerator that fails.
@@ -167,8 +168,12 @@ pub fn run_with(
     let (sender, events) = channel();
     let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
-    let disks = description.disks.iter().cloned().zip(disks);
-    let disks = disks.map(|(description, storage)| OpenDisk { description, storage }).collect();
+    let mut images = disks.into_iter();
+    let disks = description.disks.iter().cloned().map(|description| {
+        let storage = if description.is_empty() { None } else { images.next() };
+        OpenDisk { description, storage }
+    });
+    let disks = disks.collect();
     let (nets, taps) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;

@@ -39,10 +39,15 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    /// A drive with the image that was opened for it.
-    pub(crate) fn new(name: String, kind: DriveKind, description: &DiskDescription, storage: Arc<dyn Storage>) -> Self {
+    /// A drive with the image that was opened for it, if it isn't empty.
+    pub(crate) fn new(
+        name: String,
+        kind: DriveKind,
+        description: &DiskDescription,
+        storage: Option<Arc<dyn Storage>>,
+    ) -> Self {
         let format = description.format.clone().unwrap_or_else(|| "raw".into());
-        let medium = Mutex::new(Some(Medium { file: description.file.clone(), format, storage }));
+        let medium = Mutex::new(storage.map(|storage| Medium { file: description.file.clone(), format, storage }));
         let read_only = description.read_only || matches!(kind, DriveKind::Cdrom(_));
         Self { name, kind, read_only, medium }
     }
