@@ -25,7 +25,7 @@ pub(crate) struct KvmArgs {
 const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
 [,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on], -display none, -net nic[,macaddr=A],
--net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -snapshot,
+-net tap,ifname=N,script=no, -net none, -netdev tap,id=I,ifname=N -device virtio-net-pci,netdev=I[,mac=A], -device virtio-tablet-pci, -usbdevice tablet, -snapshot,
 -no-reboot, -loadvm NAME, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic tap,ifname=N";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
@@ -34,7 +34,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["mon", "chardev"], "say where the monitor is with -monitor or -qmp"),
     (&["option-rom"], "the board has its option ROM: leave it away"),
     (&["incoming"], "a running VM can't be taken over yet: save it (savevm) and say -loadvm NAME"),
-    (&["usb", "usbdevice"], "there is no USB"),
+    (&["usb"], "there is no USB: -usbdevice tablet gives a virtio tablet, and needs no -usb"),
     (&["soundhw", "audiodev", "audio"], "record with the monitor's wavcapture, or with ferro run --audio wav=FILE"),
     (&["fda", "fdb"], "there is no floppy drive: give the image as a disk, -hda F"),
 ];
@@ -127,6 +127,7 @@ const VALUED: &[&str] = &[
     "nic",
     "netdev",
     "device",
+    "usbdevice",
     "gdb",
     "accel",
     "name",
@@ -191,7 +192,12 @@ impl Reader {
             "net" => return self.nets.net(value),
             "nic" => return self.nets.nic(value),
             "netdev" => return self.nets.netdev(value),
+            "device" if matches!(value.split(',').next(), Some("virtio-tablet-pci" | "virtio-tablet")) => {
+                self.tablet(value)?;
+            }
             "device" => return self.nets.device(value),
+            "usbdevice" if value == "tablet" => self.vm.tablet = true,
+            "usbdevice" => bail!("there is no USB: say tablet, which gives a virtio tablet"),
             "gdb" => self.vm.gdb = Some(value.parse()?),
             "accel" => self.accelerator(value)?,
             "name" => {
@@ -232,6 +238,17 @@ impl Reader {
         Ok(())
     }
 
+    fn tablet(&mut self, value: &str) -> anyhow::Result<()> {
+        let (_, options) = options(value);
+        if let Some((key, _)) = options.iter().find(|(key, _)| *key != "id") {
+            bail!("{key}: of a tablet's options only id can be given");
+        }
+        if std::mem::replace(&mut self.vm.tablet, true) {
+            bail!("there is one tablet");
+        }
+        Ok(())
+    }
+
     fn accelerator(&mut self, value: &str) -> anyhow::Result<()> {
         self.vm.accelerator = value.split(',').next().unwrap_or(value).parse()?;
         Ok(())
@@ -267,7 +284,7 @@ impl Reader {
         }
         self.vm.nets = self.nets.join()?;
         // Said here, in this command line's words.
-        if self.vm.kernel.is_none() && self.vm.disks.is_empty() {
+        if self.vm.kernel.is_none() && self.vm.disks.iter().all(DiskDescription::is_empty) {
             bail!("there is nothing to boot: give a disk (-hda), a CD-ROM (-cdrom) or a kernel (-kernel)");
         }
         if self.vm.paused && self.vm.gdb.is_none() {
@@ -297,10 +314,13 @@ fn drive(value: &str) -> anyhow::Result<DiskDescription> {
             _ => rest += &format!(",{part}"),
         }
     }
-    let file = file.context("file= is missing")?;
+    // As with QEMU, a CD-ROM drive may be empty.
+    let empty = file.is_none() && rest.contains(",media=cdrom");
+    let file = if empty { "none".into() } else { file.context("file= is missing")? };
     // QEMU numbers the disks of each interface.
     let unit = index.filter(|_| interface == "ide").map_or_else(String::new, |index| format!(",unit={index}"));
-    Ok(format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?)
+    let disk: DiskDescription = format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?;
+    Ok(if empty { DiskDescription { unit: disk.unit, ..DiskDescription::empty_cdrom() } } else { disk })
 }
 
 /// `2`, `cpus=2` or `2,sockets=1,…`.
@@ -407,7 +427,9 @@ impl Nets {
             }
             // Every VM has both.
             "virtio-rng-pci" | "virtio-balloon-pci" | "virtio-balloon" => {}
-            _ => bail!("{kind}: the devices that can be added are virtio-net-pci, and disks by -drive"),
+            _ => bail!(
+                "{kind}: the devices that can be added are virtio-net-pci and virtio-tablet-pci, and disks by -drive"
+            ),
         }
         Ok(())
     }

@@ -54,12 +54,15 @@ pub(crate) struct RunArgs {
     /// A disk: FILE[,format=F][,if=virtio|ide][,unit=N][,readonly=on][,snapshot=on][,serial=S][,queues=N]
     #[arg(long = "disk", value_name = "FILE[,…]")]
     disks: Vec<DiskDescription>,
-    /// A CD-ROM drive with the image of a disc in it
-    #[arg(long = "cdrom", value_name = "FILE")]
+    /// A CD-ROM drive with the image of a disc in it, or none for an empty one
+    #[arg(long = "cdrom", value_name = "FILE|none")]
     cdroms: Vec<String>,
     /// A network card: tap=NAME[,mac=A][,model=virtio]
     #[arg(long = "net", value_name = "tap=NAME[,…]")]
     nets: Vec<NetDescription>,
+    /// Give it a tablet (virtio input), by which a VNC viewer's pointer and the guest's are at the same place
+    #[arg(long)]
+    tablet: bool,
     /// Where sound goes: none, wav=F; with a place to go to there is an AC'97 sound card [default: none]
     #[arg(long, value_name = "WHERE")]
     audio: Option<AudioTarget>,
@@ -124,8 +127,9 @@ impl RunArgs {
         vm.firmware = self.firmware.or(vm.firmware);
         set(&mut vm.boot, self.boot);
         vm.vga = self.vga.or(vm.vga);
+        vm.tablet |= self.tablet;
         vm.disks.extend(self.disks);
-        vm.disks.extend(self.cdroms.into_iter().map(DiskDescription::cdrom));
+        vm.disks.extend(self.cdroms.into_iter().map(|file| DiskDescription::cdrom_from_flag(&file)));
         vm.nets.extend(self.nets);
         vm.vnc = self.vnc.or(vm.vnc);
         vm.gdb = self.gdb.or(vm.gdb);
@@ -152,7 +156,7 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
     }
     let mut vm = vm.clone();
     let mut disks = vec![];
-    for disk in &mut vm.disks {
+    for disk in vm.disks.iter_mut().filter(|disk| !disk.is_empty()) {
         let image = DiskImage::open(disk)?;
         disk.format = Some(image.format.clone());
         disks.push(image);
@@ -169,7 +173,7 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
     // Removed when the VM has ended, and its file's name with it.
     let _pid_file = begun?;
     let outcome = outcome?;
-    for (disk, description) in closing.iter().zip(&vm.disks) {
+    for (disk, description) in closing.iter().zip(vm.disks.iter().filter(|disk| !disk.is_empty())) {
         disk.storage.flush().with_context(|| format!("{}: what the guest wrote may be lost", description.file))?;
     }
     tracing::info!(

@@ -11,7 +11,8 @@ pub use command::{
 };
 pub use reply::{
     BalloonInfo, BlockInfo, BlockStats, CaptureInfo, ChardevInfo, CpuInfo, ErrorClass, Event, ImageInfo, JobInfo,
-    MappedPage, NetworkInfo, OperationError, PciInfo, PciRegion, Reply, RunState, SnapshotInfo, VncClient, VncInfo,
+    MappedPage, MouseInfo, NetworkInfo, OperationError, PciInfo, PciRegion, Reply, RunState, SnapshotInfo, VncClient,
+    VncInfo,
 };
 
 /// What a monitor session wants of whoever carries its bytes.

@@ -1,6 +1,9 @@
 //! What fuzz targets and the replay of their corpora call: each function takes any bytes and must return, in bounded time and
 //! memory. With what chips are connected to meanwhile. Not part of the library's interface.
 
+mod saved;
+mod specimens;
+
 use std::sync::{Arc, Mutex};
 
 use ferro_guest::{BusDevice, Clock, GuestMemory, InterruptLine, NoInterrupt, Ram, Range, RangeKind};
@@ -15,9 +18,11 @@ use crate::rtc::{Rtc, WallClock};
 use crate::serial::{SerialOutput, Uart16550};
 use crate::vga::{Surface, Vga, VideoMemory};
 use crate::virtio::{
-    Balloon, Block, Console, ConsoleOutput, Disk, DiskError, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice,
-    VirtioPci,
+    Balloon, Block, Console, ConsoleOutput, Disk, DiskError, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet,
+    VirtioDevice, VirtioPci,
 };
+
+pub use saved::{CHIPS, chip_state};
 
 /// Everything that a chip can be connected to, doing nothing.
 #[derive(Debug)]
@@ -79,7 +84,10 @@ impl Disk for CheckedDisk {
         false
     }
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
-        self.check(offset, into.len() as u64)
+        self.check(offset, into.len() as u64)?;
+        // Every sector has other contents.
+        into.iter_mut().zip(offset..).for_each(|(byte, at)| *byte = (at ^ at >> 9) as u8);
+        Ok(())
     }
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
         self.check(offset, from.len() as u64)
@@ -109,6 +117,7 @@ pub fn memory() -> Arc<GuestMemory> {
 const MAX_ACCESSES: usize = 20_000;
 
 /// One access, as eight bytes of the input say it.
+#[derive(Debug)]
 struct Access {
     target: u8,
     write: bool,
@@ -196,12 +205,13 @@ pub fn vga(bytes: &[u8]) {
 /// which device.
 pub fn virtqueues(bytes: &[u8]) {
     let Some((kind, image)) = bytes.split_first() else { return };
-    match kind % 5 {
+    match kind % 6 {
         0 => ring(Block::new(Box::new(CheckedDisk(1 << 20)), "x", 2), image),
         1 => ring(Net::new([2, 0, 0, 0, 0, 1], Box::new(Nothing)), image),
         2 => ring(Console::new(Box::new(Nothing)), image),
         3 => ring(Rng::new(Box::new(Nothing)), image),
-        _ => ring(Balloon::new(Box::new(Nothing)), image),
+        4 => ring(Balloon::new(Box::new(Nothing)), image),
+        _ => ring(Tablet::default(), image),
     }
 }
 
@@ -210,6 +220,16 @@ fn ring<D: VirtioDevice>(device: D, image: &[u8]) {
     let memory = memory();
     memory.write(0, &image[..image.len().min(0x8_0000)]);
     let mut function = VirtioPci::new(device, memory, Arc::new(Nothing), line());
+    bring_up(&mut function);
+    for queue in 0..3 {
+        function.write_bar(4, 0x3000 + 4 * queue, 2, queue);
+    }
+    function.act(|_, _, _| Ok(()));
+    PciFunction::reset(&mut function);
+}
+
+/// Does what a driver does before its first request, with every feature that is offered.
+fn bring_up<D: VirtioDevice>(function: &mut VirtioPci<D>) {
     for select in 0..2 {
         function.write_bar(4, 0x00, 4, select);
         let offered = function.read_bar(4, 0x04, 4);
@@ -226,9 +246,4 @@ fn ring<D: VirtioDevice>(device: D, image: &[u8]) {
         function.write_bar(4, 0x1c, 2, 1);
     }
     function.write_bar(4, 0x14, 1, 0x0f);
-    for queue in 0..3 {
-        function.write_bar(4, 0x3000 + 4 * queue, 2, queue);
-    }
-    function.act(|_, _, _| Ok(()));
-    PciFunction::reset(&mut function);
 }

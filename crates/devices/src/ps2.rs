@@ -3,6 +3,7 @@
 mod keyboard;
 mod keys;
 mod mouse;
+mod set3;
 
 pub(crate) use keyboard::{Keyboard, Translation};
 pub use keys::Key;

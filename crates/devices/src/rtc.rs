@@ -374,4 +374,25 @@ mod tests {
             assert_eq!(Civil::from_seconds(seconds).to_seconds(), seconds);
         }
     }
+
+    #[test]
+    fn a_loaded_clock_shows_the_wall_clock_and_what_the_guest_set_it_by() {
+        let rtc = |seconds| Rtc::new(Arc::new(NoInterrupt), Arc::<Manual>::default(), Box::new(Fixed(seconds)));
+        let (mut old, mut new) = (rtc(1_000_000_000), rtc(1_000_000_000 + 7 * 86_400));
+        let mut write = |index: u64, value: u64| {
+            old.write(0, 1, index);
+            old.write(1, 1, value);
+        };
+        // One hour more than the wall clock's 01:46:40.
+        [(0x0b, 0x82), (4, 0x02), (0x0b, 2)].into_iter().for_each(|(index, value)| write(index, value));
+        let mut writer = StateWriter::new();
+        old.save(&mut writer);
+        new.load(1, &mut StateReader::new(&writer.finish())).unwrap();
+        let read = |index: u64| {
+            new.write(0, 1, index);
+            new.read(1, 1)
+        };
+        // 2001-09-09, a week later.
+        assert_eq!([4, 2, 7, 8].map(read), [0x02, 0x46, 0x16, 0x09]);
+    }
 }

@@ -4,6 +4,7 @@
 mod balloon;
 mod block;
 mod console;
+mod input;
 mod net;
 mod queue;
 mod rng;
@@ -12,6 +13,7 @@ mod transport;
 pub use balloon::{Balloon, MemoryReturn};
 pub use block::{Block, Disk, DiskError};
 pub use console::{Console, ConsoleOutput};
+pub use input::{TABLET_MAX, Tablet};
 pub use net::{FrameSink, Net};
 pub use queue::{Chain, Queue, QueueError};
 pub use rng::{Entropy, Rng};

@@ -6,8 +6,9 @@ use ferro_devices::fuzzing;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 5] = [
     ("chip_registers", fuzzing::registers),
+    ("chip_state", fuzzing::chip_state),
     ("ide", fuzzing::ide),
     ("vga", fuzzing::vga),
     ("virtqueues", fuzzing::virtqueues),

@@ -14,7 +14,7 @@ use ferro_devices::rtc::Rtc;
 use ferro_devices::serial::Uart16550;
 use ferro_devices::sound::Ac97;
 use ferro_devices::vga::{Surface, Vga, VideoMemory};
-use ferro_devices::virtio::{Balloon, Block, Console, Net, Rng, VirtioDevice, VirtioPci};
+use ferro_devices::virtio::{Balloon, Block, Console, Net, Rng, Tablet, VirtioDevice, VirtioPci};
 use ferro_guest::{BusDevice, GuestMemory, InterruptLine, NoInterrupt};
 
 /// SplitMix64.
@@ -227,5 +227,6 @@ fn virtio_devices_survive_random_queues_and_registers() {
         torture(Console::new(Box::new(Nothing)), &mut random);
         torture(Rng::new(Box::new(Nothing)), &mut random);
         torture(Balloon::new(Box::new(Nothing)), &mut random);
+        torture(Tablet::default(), &mut random);
     }
 }

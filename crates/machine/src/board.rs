@@ -21,7 +21,7 @@ use ferro_devices::serial::Uart16550;
 use ferro_devices::sound::Ac97;
 use ferro_devices::vga::{self, Vga, VideoMemory};
 use ferro_devices::virtio::{
-    Balloon, Block, Console, Entropy, FrameSink, MemoryReturn, Net, Rng, VirtioDevice, VirtioPci,
+    Balloon, Block, Console, Disk, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet, VirtioDevice, VirtioPci,
 };
 use ferro_guest::{BusDevice, Clock, GuestMemory, SaveState};
 use ferro_hypervisor::{Vm, VmClock};
@@ -42,10 +42,19 @@ use crate::serial::{Outgoing, Sender};
 use crate::sound::AudioTarget;
 use crate::state::NamedChip;
 
-/// A disk as the board gets it: described, and opened.
+/// A disk as the board gets it: described, and opened unless it is an empty drive.
 pub(crate) struct OpenDisk {
     pub(crate) description: DiskDescription,
-    pub(crate) image: DiskImage,
+    pub(crate) image: Option<DiskImage>,
+}
+
+impl OpenDisk {
+    /// What a chip gets of it.
+    fn backend(&self) -> Option<Box<dyn Disk>> {
+        let DiskDescription { file, read_only, .. } = &self.description;
+        let storage = self.image.as_ref()?.storage.clone();
+        Some(Box::new(StorageDisk::new(file.clone(), storage, *read_only)))
+    }
 }
 
 /// A network card as the board gets it.
@@ -65,6 +74,7 @@ pub(crate) struct Board {
     pub(crate) vga: Option<Shared<Vga>>,
     pub(crate) keyboard: Shared<I8042>,
     pub(crate) sound: Option<Shared<Ac97>>,
+    pub(crate) tablet: Option<Shared<VirtioPci<Tablet>>>,
     map: Arc<MemoryMap>,
     pub(crate) serial: Shared<Uart16550>,
     pub(crate) serial_out: Arc<Outgoing>,
@@ -193,29 +203,35 @@ impl Slots {
         let lines = [layout::IDE_IRQ, layout::IDE_IRQ + 1].map(|irq| self.vm.line(irq));
         let mut ide = IdeController::new(self.vm.memory().clone(), lines);
         let (mut bootable, mut drives) = (vec![], vec![]);
-        for (index, OpenDisk { description, image }) in in_order_of_units(disks).into_iter().enumerate() {
+        for (index, disk) in in_order_of_units(disks).into_iter().enumerate() {
+            let backend = disk.backend();
+            let OpenDisk { description, image } = disk;
             let serial = description.serial.clone().unwrap_or_else(|| format!("disk{index}"));
-            let backend =
-                Box::new(StorageDisk::new(description.file.clone(), image.storage.clone(), description.read_only));
-            if description.interface == DiskInterface::Virtio {
-                let (slot, disk) = self.add_virtio("virtio-blk", Block::new(backend, &serial, description.queues));
-                let path = format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0");
-                let name = format!("virtio{}", drives.iter().filter(|drive: &&Drive| drive.is_virtio()).count());
-                drives.push(Drive::new(name, DriveKind::Virtio(disk), &description, image));
-                bootable.push(Bootable { kind: BootDevice::Disk, path });
-                continue;
-            }
-            let at = free_unit(&ide, description.unit, description.cdrom);
-            let (kind, drive, letters) = if description.cdrom {
-                ide.attach_cdrom(at, Some(backend), &serial);
-                (BootDevice::Cdrom, DriveKind::Cdrom((2 * at.channel + at.unit) as u8), "cd")
-            } else {
-                ide.attach_disk(at, backend, &serial);
-                (BootDevice::Disk, DriveKind::Disk, "hd")
+            let drive = |name, kind| Drive::new(name, kind, &description, image);
+            let (kind, path) = match backend {
+                Some(backend) if description.interface == DiskInterface::Virtio => {
+                    let (slot, disk) = self.add_virtio("virtio-blk", Block::new(backend, &serial, description.queues));
+                    let name = format!("virtio{}", drives.iter().filter(|drive: &&Drive| drive.is_virtio()).count());
+                    drives.push(drive(name, DriveKind::Virtio(disk)));
+                    (BootDevice::Disk, format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0"))
+                }
+                backend => {
+                    let at = free_unit(&ide, description.unit, description.cdrom);
+                    let (kind, letters) = match backend {
+                        Some(backend) if !description.cdrom => {
+                            ide.attach_disk(at, backend, &serial);
+                            (DriveKind::Disk, "hd")
+                        }
+                        disc => {
+                            ide.attach_cdrom(at, disc, &serial);
+                            (DriveKind::Cdrom((2 * at.channel + at.unit) as u8), "cd")
+                        }
+                    };
+                    drives.push(drive(format!("ide{}-{letters}{}", at.channel, at.unit), kind));
+                    let boot = if description.cdrom { BootDevice::Cdrom } else { BootDevice::Disk };
+                    (boot, format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", at.channel, at.unit))
+                }
             };
-            let name = format!("ide{}-{letters}{}", at.channel, at.unit);
-            drives.push(Drive::new(name, drive, &description, image));
-            let path = format!("/pci@i0cf8/ide@1,1/drive@{}/disk@{}", at.channel, at.unit);
             bootable.push(Bootable { kind, path });
         }
         (self.add("ide", (layout::ISA_SLOT, 1), ide), bootable, drives)
@@ -382,6 +398,8 @@ impl Plan<'_> {
             bar: vga::FRAMEBUFFER_BAR,
         });
         let sound = self.add_sound(&mut slots);
+        // The last: the others are where they are without it.
+        let tablet = self.description.tablet.then(|| slots.add_virtio("virtio-tablet", Tablet::default()).1);
         let map = MemoryMap::new(vm.clone(), self.arena, bridge.clone(), window);
         let pci = Arc::new(PciBus::new(slots.functions));
         pci.observe(map.clone());
@@ -417,6 +435,7 @@ impl Plan<'_> {
             vga,
             keyboard,
             sound,
+            tablet,
             map,
             serial,
             serial_out,

@@ -27,6 +27,7 @@ struct File {
     disk: Vec<Disk>,
     #[serde(default)]
     net: Vec<Net>,
+    tablet: Option<bool>,
     audio: Option<String>,
     serial: Option<String>,
     console: Option<String>,
@@ -150,6 +151,7 @@ impl File {
         vm.firmware = self.firmware.map(|firmware| folder.join(firmware));
         set(&mut vm.boot, self.boot).map_err(refuse("boot"))?;
         vm.vga = self.vga;
+        vm.tablet = self.tablet.unwrap_or_default();
         vm.vnc = self.vnc.map(|vnc| vnc.parse()).transpose().map_err(refuse("vnc"))?;
         if let Some(file) = vm.vnc.as_mut().and_then(|vnc| vnc.password_file.as_mut()) {
             *file = folder.join(&*file);
@@ -162,7 +164,8 @@ impl File {
         for disk in self.disk {
             vm.disks.push(disk.describe(folder).map_err(refuse("disk"))?);
         }
-        vm.disks.extend(self.cdrom.map(|file| DiskDescription::cdrom(in_folder(folder, &file))));
+        let in_folder = |file: String| if file == "none" { file } else { in_folder(folder, &file) };
+        vm.disks.extend(self.cdrom.map(|file| DiskDescription::cdrom_from_flag(&in_folder(file))));
         for net in self.net {
             vm.nets.push(net.describe().map_err(refuse("net"))?);
         }

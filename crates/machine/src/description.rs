@@ -64,6 +64,8 @@ pub struct VmDescription {
     pub disks: Vec<DiskDescription>,
     /// Network cards, in order.
     pub nets: Vec<NetDescription>,
+    /// Whether there is a tablet (virtio input): a pointer at absolute positions.
+    pub tablet: bool,
     /// Where sound goes.
     pub audio: AudioTarget,
     /// The first serial port.
@@ -104,6 +106,7 @@ impl Default for VmDescription {
             vga: None,
             disks: vec![],
             nets: vec![],
+            tablet: false,
             audio: AudioTarget::default(),
             serial: SerialTarget::default(),
             console: SerialTarget::default(),
@@ -174,7 +177,7 @@ impl VmDescription {
         if self.kernel.is_none() && (self.initrd.is_some() || !self.append.is_empty()) {
             return refuse("", "--initrd and --append go with --kernel, which is missing");
         }
-        if self.kernel.is_none() && self.disks.is_empty() {
+        if self.kernel.is_none() && self.disks.iter().all(DiskDescription::is_empty) {
             return refuse(
                 "",
                 "there is nothing to boot: give a kernel (--kernel), a disk (--disk) or a CD-ROM (--cdrom)",

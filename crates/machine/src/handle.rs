@@ -8,6 +8,7 @@ use ferro_devices::i8042::I8042;
 use ferro_devices::ide::{IdeController, MediumState, Position, TrayError};
 use ferro_devices::ps2::{Buttons, Key};
 use ferro_devices::vga::{Rect, Surface, Vga};
+use ferro_devices::virtio::{Tablet, VirtioPci};
 
 use crate::bus::{Shared, lock};
 use crate::control::{Control, Event};
@@ -20,6 +21,7 @@ pub struct Handle {
     pub(crate) screen: Option<Screen>,
     pub(crate) keyboard: Shared<I8042>,
     pub(crate) ide: Shared<IdeController>,
+    pub(crate) tablet: Option<Shared<VirtioPci<Tablet>>>,
 }
 
 impl Handle {
@@ -47,6 +49,30 @@ impl Handle {
     /// The mouse moves to the right and up by so many counts, its wheel towards its user, with these buttons down.
     pub fn move_mouse(&self, dx: i32, dy: i32, wheel: i32, buttons: Buttons) {
         lock(&self.keyboard).move_mouse(dx, dy, wheel, buttons);
+    }
+
+    /// Whether the VM has a tablet whose driver is up: [`Handle::point`] then works, and nobody in the guest may look at the
+    /// mouse.
+    pub fn pointer_is_absolute(&self) -> bool {
+        self.tablet.as_ref().is_some_and(|tablet| lock(tablet).is_running())
+    }
+
+    /// Whether the VM has a tablet, with a driver or without.
+    pub fn has_tablet(&self) -> bool {
+        self.tablet.is_some()
+    }
+
+    /// The tablet's pointer goes to a position (0 to [`ferro_devices::virtio::TABLET_MAX`], from the left and from the top),
+    /// the wheel towards its user, with these buttons down. Returns whether there was a tablet to do it.
+    pub fn point(&self, at: (u16, u16), wheel: i32, buttons: Buttons) -> bool {
+        self.tablet.as_ref().is_some_and(|tablet| {
+            lock(tablet).act(|tablet, queues, memory| tablet.point(at, wheel, buttons, queues, memory)).is_some()
+        })
+    }
+
+    /// Where the tablet's pointer was put last.
+    pub fn pointer(&self) -> Option<(u16, u16)> {
+        self.tablet.as_ref().map(|tablet| lock(tablet).device().position())
     }
 
     /// The keyboard's lamps: scroll lock (bit 0), num lock (1) and caps lock (2).

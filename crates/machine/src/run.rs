@@ -153,7 +153,8 @@ impl BootSource {
     }
 }
 
-/// Runs a VM to its end. `disks` are the opened images of the description's disks, in order.
+/// Runs a VM to its end. `disks` are the opened images of the description's disks, in order; a CD-ROM drive without a disc
+/// has none.
 ///
 /// # Errors
 /// Anything that keeps it from starting, before the guest has executed an instruction, and an accelerator that fails.
@@ -178,8 +179,12 @@ pub fn run_with(
     let (sender, events) = channel();
     let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
-    let disks = description.disks.iter().cloned().zip(disks);
-    let disks = disks.map(|(description, image)| OpenDisk { description, image }).collect();
+    let mut images = disks.into_iter();
+    let disks = description.disks.iter().cloned().map(|description| {
+        let image = if description.is_empty() { None } else { images.next() };
+        OpenDisk { description, image }
+    });
+    let disks = disks.collect();
     let (nets, taps) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
@@ -195,6 +200,7 @@ pub fn run_with(
         screen: board.vga.clone().map(Screen::new),
         keyboard: board.keyboard.clone(),
         ide: board.ide.clone(),
+        tablet: board.tablet.clone(),
     };
     let chips = board.chips.clone();
     let keeper = Keeper::new(vm.clone(), control.clone(), chips, arena, board.pci.clone());

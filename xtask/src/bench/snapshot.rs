@@ -42,6 +42,12 @@ impl Vm {
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         let mut lines = BufReader::new(child.stdout.take().context("it is piped")?);
+        // Typed before there is a shell, it would be lost.
+        let (mut seen, mut byte) = (vec![], [0]);
+        while !seen.ends_with(b"/ # ") {
+            lines.read_exact(&mut byte).with_context(|| format!("{command:?} ended"))?;
+            seen.push(byte[0]);
+        }
         child.stdin.as_mut().context("it is piped")?.write_all(FILL.as_bytes())?;
         let mut line = vec![];
         while !String::from_utf8_lossy(&line).contains("filled") {

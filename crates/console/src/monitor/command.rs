@@ -133,6 +133,8 @@ pub enum Command {
     QueryBalloon,
     /// Recordings of sound that are running.
     QueryCaptures,
+    /// What moves the guest's pointer.
+    QueryMice,
     /// Jobs.
     QueryJobs,
     /// Forgets a job that has ended.

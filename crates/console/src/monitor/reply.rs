@@ -252,6 +252,19 @@ pub struct BalloonInfo {
     pub actual: u64,
 }
 
+/// Something that moves the guest's pointer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MouseInfo {
+    /// What it is.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// Whether movements go to it now.
+    pub current: bool,
+    /// Whether it is put at positions rather than moved by distances.
+    pub absolute: bool,
+}
+
 /// A recording that is running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureInfo {
@@ -324,6 +337,8 @@ pub enum Reply {
     Balloon(BalloonInfo),
     /// To [`super::Command::QueryCaptures`].
     Captures(Vec<CaptureInfo>),
+    /// To [`super::Command::QueryMice`].
+    Mice(Vec<MouseInfo>),
     /// To [`super::Command::QueryJobs`].
     Jobs(Vec<JobInfo>),
     /// To [`super::Command::Examine`]: the bytes that could be read.

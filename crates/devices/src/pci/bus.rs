@@ -372,4 +372,30 @@ mod tests {
         ports.write(0, 4, 0x8001_1800);
         assert_eq!(ports.read(4, 4), u64::MAX, "another bus");
     }
+
+    #[test]
+    fn loaded_functions_are_found_at_their_places() {
+        let (old, new) = (bus(), bus());
+        old.assign(0xe000_0000, 0xc000);
+        let told = Arc::new(Mutex::new(vec![]));
+        let note = told.clone();
+        new.listen_to_doorbells(3 << 3, Box::new(move |at| note.lock().unwrap().push(at.to_vec())));
+        let mut writer = StateWriter::new();
+        lock(&old.functions[0].1).config().save(&mut writer);
+        let bytes = writer.finish();
+        lock(&new.functions[0].1).config_mut().load(&mut StateReader::new(&bytes)).unwrap();
+        assert_eq!(new.read(false, 0xe000_0000, 4), None);
+        new.loaded();
+        assert_eq!(new.read(false, 0xe000_0010, 4), Some(0x110));
+        assert_eq!(*told.lock().unwrap(), [vec![0xe000_0040]]);
+        let mut other = bytes.clone();
+        // Vendor, and a bit of the window's address that its size doesn't leave.
+        for at in [4, 4 + 0x15] {
+            other[at] ^= 1;
+            let mut reader = StateReader::new(&other);
+            let loaded = lock(&new.functions[0].1).config_mut().load(&mut reader);
+            assert!(matches!(loaded, Err(LoadError::Value(_))), "{loaded:?}");
+            other[at] ^= 1;
+        }
+    }
 }

@@ -1,11 +1,12 @@
-//! A PS/2 keyboard with 102 keys: scan codes of sets 1 and 2, lamps, and its commands (IBM PS/2 Hardware Interface
-//! Technical Reference, keyboards). Repeating a key that is held is the business of who presses it: its rate is only taken
-//! note of.
+//! A PS/2 keyboard with 102 keys: scan codes of sets 1, 2 and 3, lamps, and its commands (IBM PS/2 Hardware Interface
+//! Technical Reference, keyboards). Repeating a key that is held is the business of who presses it, as in QEMU: viewers
+//! repeat by their user's habits, so the rate that the host sets is acknowledged and nothing else.
 
 use std::collections::VecDeque;
 
 use ferro_guest::{LoadError, StateReader, StateWriter};
 
+use super::set3::KeyTypes;
 use super::{ACKNOWLEDGE, Key, PASSED, RESEND};
 use crate::state;
 
@@ -13,6 +14,9 @@ use crate::state;
 const QUEUE: usize = 32;
 /// Answers wait beside them.
 const ANSWERS: usize = 16;
+
+/// Commands begin here; a parameter is less.
+const FIRST_COMMAND: u8 = 0xed;
 
 /// Scan codes of set 1 for those of set 2, 0 to 0x84, as the controller translates them.
 const TO_SET_1: [u8; 0x85] = [
@@ -63,6 +67,10 @@ pub(crate) struct Keyboard {
     lamps: u8,
     scanning: bool,
     last: u8,
+    /// The types of keys, which set 3 alone obeys.
+    types: KeyTypes,
+    /// The keys that are down, each by the bit of its number.
+    held: u128,
 }
 
 impl Default for Keyboard {
@@ -75,6 +83,8 @@ impl Default for Keyboard {
             lamps: 0,
             scanning: true,
             last: 0,
+            types: KeyTypes::default(),
+            held: 0,
         }
     }
 }
@@ -87,11 +97,17 @@ impl Keyboard {
 
     /// A key goes down or up; whether there was room for it.
     pub(crate) fn key(&mut self, key: Key, down: bool) -> bool {
-        let mut bytes = key.sequence(down);
-        if self.set == 1 {
-            let mut translation = Translation::default();
-            bytes = bytes.into_iter().filter_map(|byte| translation.translate(byte)).collect();
-        }
+        let bit = 1 << key.number();
+        let held = self.held & bit != 0;
+        self.held = if down { self.held | bit } else { self.held & !bit };
+        let bytes: Vec<u8> = match self.set {
+            1 => {
+                let mut translation = Translation::default();
+                key.sequence(down).into_iter().filter_map(|byte| translation.translate(byte)).collect()
+            }
+            2 => key.sequence(down),
+            _ => self.types.sequence(key, down, held),
+        };
         let room = self.scanning && self.codes.len() + bytes.len() <= QUEUE;
         if room {
             self.codes.extend(bytes);
@@ -114,12 +130,12 @@ impl Keyboard {
 
     /// A byte from the controller.
     pub(crate) fn write(&mut self, value: u8) {
-        if let Some(command) = self.command.take().filter(|_| value < 0x80) {
+        if let Some(command) = self.command.take().filter(|_| value < FIRST_COMMAND) {
             self.parameter(command, value);
             return;
         }
         match value {
-            0xed | 0xf0 | 0xf3 => {
+            0xed | 0xf0 | 0xf3 | 0xfb..=0xfd => {
                 self.command = Some(value);
                 self.answer(&[ACKNOWLEDGE]);
             }
@@ -133,14 +149,18 @@ impl Keyboard {
             0xf5 | 0xf6 => {
                 self.codes.clear();
                 self.set = 2;
+                self.types = KeyTypes::default();
                 self.scanning = value == 0xf6;
                 self.answer(&[ACKNOWLEDGE]);
             }
-            // How keys repeat, of set 3 alone.
-            0xf7..=0xfa => self.answer(&[ACKNOWLEDGE]),
+            0xf7..=0xfa => {
+                self.codes.clear();
+                self.types.set_all(value);
+                self.answer(&[ACKNOWLEDGE]);
+            }
             0xfe => self.answer(&[self.last]),
             0xff => {
-                *self = Self::default();
+                *self = Self { held: self.held, ..Self::default() };
                 self.answer(&[ACKNOWLEDGE, PASSED]);
             }
             _ => self.answer(&[RESEND]),
@@ -154,11 +174,16 @@ impl Keyboard {
                 self.answer(&[ACKNOWLEDGE, self.set]);
                 return;
             }
-            (0xf0, 1 | 2) => {
+            (0xf0, 1..=3) => {
                 self.codes.clear();
                 self.set = value;
             }
-            (0xf0, _) => {
+            (0xfb..=0xfd, _) if self.types.set(command, value) => self.codes.clear(),
+            // The rate has seven bits.
+            (0xf3, 0..0x80) => {}
+            (0xf0 | 0xf3 | 0xfb..=0xfd, _) => {
+                // It waits for a better one.
+                self.command = Some(command);
                 self.answer(&[RESEND]);
                 return;
             }
@@ -175,6 +200,9 @@ impl Keyboard {
         into.u8(self.lamps);
         into.bool(self.scanning);
         into.u8(self.last);
+        self.types.save(into);
+        into.u64(self.held as u64);
+        into.u64((self.held >> 64) as u64);
     }
 
     pub(crate) fn load(&mut self, from: &mut StateReader<'_>) -> Result<(), LoadError> {
@@ -187,6 +215,8 @@ impl Keyboard {
         state::check(self.lamps < 8, "the keyboard's lamps")?;
         self.scanning = from.bool()?;
         self.last = from.u8()?;
+        self.types.load(from)?;
+        self.held = u128::from(from.u64()?) | u128::from(from.u64()?) << 64;
         Ok(())
     }
 }
@@ -207,7 +237,11 @@ mod tests {
             (&[0xf2], &[0xfa, 0xab, 0x83]),
             (&[0xed, 5], &[0xfa, 0xfa]),
             (&[0xf0, 0], &[0xfa, 0xfa, 2]),
-            (&[0xf0, 3], &[0xfa, 0xfe]),
+            (&[0xf0, 4, 2], &[0xfa, 0xfe, 0xfa]),
+            (&[0xf3, 0x80, 0x20], &[0xfa, 0xfe, 0xfa]),
+            (&[0xfb, 0x1c], &[0xfa, 0xfa]),
+            (&[0xfd, 0xa0, 0xf7], &[0xfa, 0xfe, 0xfa]),
+            (&[0xf8], &[0xfa]),
             (&[0xee], &[0xee]),
             (&[0x12], &[0xfe]),
         ] {
@@ -229,6 +263,12 @@ mod tests {
         keyboard.key(up, false);
         assert_eq!(all(&mut keyboard), [0xe0, 0xc8]);
         assert_eq!((0..100).filter(|_| keyboard.key(up, true)).count(), QUEUE / 2);
+        [0xf0, 3].into_iter().for_each(|byte| keyboard.write(byte));
+        all(&mut keyboard);
+        [true, true, false].into_iter().for_each(|down| _ = keyboard.key(up, down));
+        assert_eq!(all(&mut keyboard), [0x63, 0x63], "it repeats, and tells no end");
+        [0xf0, 0].into_iter().for_each(|byte| keyboard.write(byte));
+        assert_eq!(all(&mut keyboard), [0xfa, 0xfa, 3]);
         keyboard.write(0xf5);
         assert!(!keyboard.key(up, true));
     }

@@ -155,6 +155,11 @@ impl Key {
         KEYS[self.0].0
     }
 
+    /// Its place in the table, less than 128.
+    pub(super) fn number(self) -> usize {
+        self.0
+    }
+
     /// Linux's key code.
     pub fn evdev(self) -> u16 {
         KEYS[self.0].1
@@ -187,6 +192,7 @@ mod tests {
             assert_eq!(Key::from_evdev(*evdev), Some(Key(index)));
             assert!(*code == 0 || KEYS.iter().filter(|key| key.2 == *code).count() == 1, "{name}");
         }
+        assert!(KEYS.len() < 128);
         assert_eq!(Key::from_name("enter").map(Key::name), Some("ret"));
         assert_eq!((Key::from_name("any"), Key::from_evdev(0)), (None, None));
     }

@@ -34,11 +34,11 @@ impl Buttons {
         u8::from(self.left) | u8::from(self.right) << 1 | u8::from(self.middle) << 2
     }
 
-    fn save(self, into: &mut StateWriter) {
+    pub(crate) fn save(self, into: &mut StateWriter) {
         into.u8(self.bits() | u8::from(self.side) << 3 | u8::from(self.extra) << 4);
     }
 
-    fn load(from: &mut StateReader<'_>) -> Result<Self, LoadError> {
+    pub(crate) fn load(from: &mut StateReader<'_>) -> Result<Self, LoadError> {
         let bits = from.u8()?;
         state::check(bits < 32, "the mouse's buttons")?;
         let has = |bit: u8| bits >> bit & 1 != 0;

@@ -22,6 +22,8 @@ pub enum DeviceType {
     Rng = 4,
     /// Memory balloon.
     Balloon = 5,
+    /// Input device.
+    Input = 18,
 }
 
 /// What makes a device of the transport.
@@ -91,6 +93,7 @@ fn class(device_type: DeviceType) -> u32 {
         DeviceType::Block => 0x01_00_00,
         DeviceType::Console => 0x07_80_00,
         DeviceType::Rng | DeviceType::Balloon => 0x00_ff_00,
+        DeviceType::Input => 0x09_80_00,
     }
 }
 
@@ -157,7 +160,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.device.features() | F_VERSION_1 | F_INDIRECT | F_EVENT_INDEX
     }
 
-    fn running(&self) -> bool {
+    /// Whether a driver has brought the device up.
+    pub fn is_running(&self) -> bool {
         self.status & STATUS_DRIVER_OK != 0 && self.status & STATUS_NEEDS_RESET == 0
     }
 
@@ -167,7 +171,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         &mut self,
         act: impl FnOnce(&mut D, &mut [Queue], &GuestMemory) -> Result<T, QueueError>,
     ) -> Option<T> {
-        if !self.running() {
+        if !self.is_running() {
             return None;
         }
         let result = act(&mut self.device, &mut self.queues, &self.memory);
@@ -185,7 +189,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     pub fn config_changed(&mut self, change: impl FnOnce(&mut D)) {
         change(&mut self.device);
         self.generation = self.generation.wrapping_add(1);
-        if self.running() {
+        if self.is_running() {
             self.raise(2, self.config_vector);
         }
     }

@@ -297,10 +297,8 @@ mod tests {
         assert_eq!(loaded.deadline(), Some(2100));
         loaded.write_page(0xb0, 0, 1200);
         assert_eq!(loaded.acknowledge(), Some(0x44));
-        assert_eq!(
-            Lapic::new(1).load_section(1, &lapic.save_section()).unwrap_err().to_string().contains("identity"),
-            true
-        );
+        let told = Lapic::new(1).load_section(1, &lapic.save_section()).unwrap_err();
+        assert!(told.to_string().contains("identity"), "{told}");
     }
 
     proptest::proptest! {

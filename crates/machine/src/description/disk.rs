@@ -17,13 +17,13 @@ pub enum DiskInterface {
 /// One disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskDescription {
-    /// The image: a file name, or anything that `ferro img` takes as one.
+    /// The image: a file name, or anything that `ferro img` takes as one. Empty for a CD-ROM drive without a disc.
     pub file: String,
     /// The image's format; found out if not given.
     pub format: Option<String>,
     /// How it is attached; a CD-ROM drive is always on IDE.
     pub interface: DiskInterface,
-    /// It is a CD-ROM drive, with this in it.
+    /// It is a CD-ROM drive, with this in it or empty.
     pub cdrom: bool,
     /// Which of the four IDE units it is (0 to 3: primary master and slave, secondary master and slave); the first free
     /// one if not given, for a CD-ROM from the secondary master on.
@@ -58,6 +58,21 @@ impl DiskDescription {
     pub fn cdrom(file: String) -> Self {
         let format = Some("raw".into());
         Self { format, cdrom: true, read_only: true, interface: DiskInterface::Ide, ..Self::new(file) }
+    }
+
+    /// A CD-ROM drive without a disc.
+    pub fn empty_cdrom() -> Self {
+        Self::cdrom(String::new())
+    }
+
+    /// A CD-ROM drive by what a flag says: an image, or `none` for an empty drive.
+    pub fn cdrom_from_flag(value: &str) -> Self {
+        if value == "none" { Self::empty_cdrom() } else { Self::cdrom(value.to_owned()) }
+    }
+
+    /// Whether it is a CD-ROM drive without a disc.
+    pub fn is_empty(&self) -> bool {
+        self.cdrom && self.file.is_empty()
     }
 }
 

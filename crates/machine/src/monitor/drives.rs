@@ -48,9 +48,9 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    /// A drive with the image that was opened for it.
-    pub(crate) fn new(name: String, kind: DriveKind, description: &DiskDescription, image: DiskImage) -> Self {
-        let medium = Mutex::new(Some(Medium::new(description.file.clone(), image)));
+    /// A drive with the image that was opened for it, if it isn't empty.
+    pub(crate) fn new(name: String, kind: DriveKind, description: &DiskDescription, image: Option<DiskImage>) -> Self {
+        let medium = Mutex::new(image.map(|image| Medium::new(description.file.clone(), image)));
         let read_only = description.read_only || matches!(kind, DriveKind::Cdrom(_));
         Self { name, kind, read_only, medium }
     }

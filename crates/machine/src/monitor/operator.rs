@@ -7,12 +7,12 @@ use std::time::Duration;
 use ferro_block::jobs::Watch;
 use ferro_console::keys;
 use ferro_console::monitor::{
-    BalloonInfo, CaptureInfo, Command, Event, MouseButtons, NetworkInfo, NetworkLink, OperationError, Reply, RunState,
-    Screenshot, Wave,
+    BalloonInfo, CaptureInfo, Command, Event, MouseButtons, MouseInfo, NetworkInfo, NetworkLink, OperationError, Reply,
+    RunState, Screenshot, Wave,
 };
 use ferro_devices::pci::PowerFunction;
 use ferro_devices::ps2::{Buttons, Key};
-use ferro_devices::virtio::{Balloon, Net, VirtioPci};
+use ferro_devices::virtio::{Balloon, Net, TABLET_MAX, VirtioPci};
 use ferro_hypervisor::Vm;
 
 use super::jobs::Jobs;
@@ -194,6 +194,7 @@ impl Operator {
                 let given = u64::from(lock(&self.balloon).device().actual()) << 12;
                 Reply::Balloon(BalloonInfo { actual: self.memory.saturating_sub(given) })
             }
+            Command::QueryMice => Reply::Mice(self.mice()),
             Command::QueryCaptures => Reply::Captures(self.captures()),
             Command::QueryChardev => Reply::Chardev(vec![]),
             Command::ChangeVncPassword { password } => {
@@ -265,16 +266,36 @@ impl Operator {
     }
 
     fn move_mouse(&self, dx: i32, dy: i32, dz: i32) -> Reply {
+        // A tablet's pointer is put somewhere, a mouse is moved.
+        if self.handle.pointer_is_absolute() {
+            let place = |to: i32| to.clamp(0, TABLET_MAX.into()) as u16;
+            self.handle.point((place(dx), place(dy)), dz, *lock(&self.buttons));
+            return Reply::Done;
+        }
         // Down the screen is towards the user, which a mouse counts as negative.
         self.handle.move_mouse(dx, dy.saturating_neg(), dz, *lock(&self.buttons));
         Reply::Done
+    }
+
+    /// The mouse, and the tablet, which is listened to once its driver is up.
+    fn mice(&self) -> Vec<MouseInfo> {
+        let tablet = self.handle.pointer_is_absolute();
+        let one = |index, name: &str, current, absolute| MouseInfo { name: name.into(), index, current, absolute };
+        let mut mice = vec![one(0, "PS/2 mouse", !tablet, false)];
+        if self.handle.has_tablet() {
+            mice.push(one(1, "virtio tablet", tablet, true));
+        }
+        mice
     }
 
     fn press_buttons(&self, wanted: MouseButtons) -> Reply {
         let MouseButtons { left, middle, right } = wanted;
         let buttons = Buttons { left, middle, right, ..Buttons::default() };
         *lock(&self.buttons) = buttons;
-        self.handle.move_mouse(0, 0, 0, buttons);
+        match self.handle.pointer().filter(|_| self.handle.pointer_is_absolute()) {
+            Some(at) => _ = self.handle.point(at, 0, buttons),
+            None => self.handle.move_mouse(0, 0, 0, buttons),
+        }
         Reply::Done
     }
 

@@ -3,7 +3,9 @@
 //! places are not known here.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
@@ -176,6 +178,37 @@ impl KnownPages {
     }
 }
 
+/// Which pages the host has given a place: the others are zeros, and looking at them would give them one.
+struct Touched {
+    /// What Linux's documentation calls pagemap: eight bytes a page, of which bits 62 and 63 say whether it is there.
+    map: Option<File>,
+    first: u64,
+    entries: Vec<u8>,
+}
+
+impl Touched {
+    fn new(ram: &Ram) -> Self {
+        // Where there is none, every page is looked at.
+        let map = File::open("/proc/self/pagemap").ok();
+        let first = (ram.host_address() as usize / PAGE_SIZE) as u64;
+        Self { map, first, entries: vec![0xff; 8 * CHUNK_PAGES] }
+    }
+
+    /// Looks at the pages from this one on, a chunk's worth at most.
+    fn look(&mut self, page: usize, count: usize) {
+        let entries = &mut self.entries[..8 * count];
+        let read = self.map.as_ref().map(|map| map.read_exact_at(entries, 8 * (self.first + page as u64)));
+        if !matches!(read, Some(Ok(()))) {
+            entries.fill(0xff);
+        }
+    }
+
+    /// Whether the page with this place among them may hold anything.
+    fn any(&self, index: usize) -> bool {
+        self.entries[8 * index + 7] & 0xc0 != 0
+    }
+}
+
 /// Calls `chunk` with every chunk of the memory, in order. Nothing writes to the memory meanwhile.
 fn scan(
     ram: &Ram,
@@ -185,14 +218,20 @@ fn scan(
     let mut known = KnownPages::new();
     let mut draft = Draft::default();
     let mut buffer = vec![0; CHUNK_PAGES * PAGE_SIZE];
+    let mut touched = Touched::new(ram);
     progress.begin(ram.len() as u64);
     for start in (0..ram.len()).step_by(buffer.len()) {
         let part = &mut buffer[..(ram.len() - start).min(CHUNK_PAGES * PAGE_SIZE)];
-        ram.read(start, part);
-        for (index, contents) in part.chunks(PAGE_SIZE).enumerate() {
+        touched.look(start / PAGE_SIZE, part.len() / PAGE_SIZE);
+        for (index, contents) in part.chunks_mut(PAGE_SIZE).enumerate() {
+            if !touched.any(index) {
+                continue;
+            }
+            ram.read(start + index * PAGE_SIZE, contents);
             if ferro_block::jobs::is_zero(contents) {
                 continue;
             }
+            let contents = &*contents;
             let page = (start / PAGE_SIZE + index) as u64;
             match known.find(ram, page, contents) {
                 Some(source) => draft.add(page, Content::Copy(source)),

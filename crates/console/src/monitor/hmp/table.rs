@@ -303,6 +303,7 @@ pub(super) const INFO: &[Entry] = &[
     query(&["vnc"], "the VNC server", |_| run(Command::QueryVnc)),
     query(&["chardev"], "the character devices", |_| run(Command::QueryChardev)),
     query(&["balloon"], "the guest's memory", |_| run(Command::QueryBalloon)),
+    query(&["mice"], "what moves the guest's pointer", |_| run(Command::QueryMice)),
     query(&["capture"], "recordings that are running", |_| run(Command::QueryCaptures)),
     query(&["jobs"], "jobs", |_| run(Command::QueryJobs)),
     query(&["stats"], "what the drives have done", |_| run(Command::QueryBlockStats)),

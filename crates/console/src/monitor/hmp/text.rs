@@ -44,6 +44,13 @@ pub(super) fn reply(reply: &Reply, cpu: u32, merged_pages: bool) -> String {
         Reply::Captures(running) => {
             running.iter().enumerate().for_each(|(index, one)| capture(&mut text, index, one));
         }
+        Reply::Mice(mice) => {
+            for mouse in mice {
+                let (current, absolute) = (if mouse.current { '*' } else { ' ' }, mouse.absolute);
+                let kind = if absolute { " (absolute)" } else { "" };
+                line(&mut text, format_args!("{current} Mouse #{}: {}{kind}", mouse.index, mouse.name));
+            }
+        }
         Reply::Jobs(jobs) => {
             for job in jobs {
                 line(&mut text, format_args!("{}: {}, {}", job.id, job.kind, job.status));

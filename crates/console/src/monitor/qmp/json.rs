@@ -33,6 +33,7 @@ pub(super) fn reply(reply: &Reply) -> Value {
         Reply::Captures(running) => {
             running.iter().map(|one| json!({ "path": one.wave.path, "bytes": one.bytes })).collect()
         }
+        Reply::Mice(mice) => json!(mice),
         Reply::Jobs(jobs) => json!(jobs),
         Reply::Bytes(bytes) => json!(bytes),
         Reply::Instructions(found) => {

@@ -166,6 +166,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     query("query-pci", |_| run(Command::QueryPci)),
     query("query-vnc", |_| run(Command::QueryVnc)),
     query("query-chardev", |_| run(Command::QueryChardev)),
+    query("query-mice", |_| run(Command::QueryMice)),
     query("query-balloon", |_| run(Command::QueryBalloon)),
     query("query-jobs", |_| run(Command::QueryJobs)),
     query("x-query-network", |_| run(Command::QueryNetwork)),
