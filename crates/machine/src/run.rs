@@ -11,6 +11,7 @@ use ferro_guest::{GuestMemory, MapError, Ram, RamError};
 use ferro_hypervisor::kvm::{self, KvmVm};
 use ferro_hypervisor::soft::SoftVm;
 use ferro_hypervisor::{Exit, HostClock, InstructionClock, Registers, Vcpu, Vm, VmClock};
+use ferro_sys::signals::Termination;
 use tracing::{debug, info, warn};
 
 use crate::board::{Board, OpenDisk, OpenNet, Plan};
@@ -172,19 +173,14 @@ pub fn run_with(
     started: impl FnOnce(Handle),
 ) -> Result<Outcome, RunError> {
     description.check()?;
-    let termination = ferro_sys::signals::Termination::catch().map_err(host("catch signals"))?;
+    let termination = Termination::catch().map_err(host("catch signals"))?;
     let source = BootSource::open(description)?;
     let arena = source.arena(description);
     let vm = make_vm(description, arena)?;
     let (sender, events) = channel();
     let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
-    let mut images = disks.into_iter();
-    let disks = description.disks.iter().cloned().map(|description| {
-        let image = if description.is_empty() { None } else { images.next() };
-        OpenDisk { description, image }
-    });
-    let disks = disks.collect();
+    let disks = with_descriptions(description, disks);
     let (nets, taps) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
@@ -202,9 +198,7 @@ pub fn run_with(
         ide: board.ide.clone(),
         tablet: board.tablet.clone(),
     };
-    let chips = board.chips.clone();
-    let keeper = Keeper::new(vm.clone(), control.clone(), chips, arena, board.pci.clone());
-    let snapshots = Snapshots::new(keeper, control.clone(), vm.clock().clone(), board.drives.clone());
+    let snapshots = snapshots(&vm, &control, arena, &board);
     let machine = Machine {
         handle,
         snapshots: Arc::new(snapshots),
@@ -239,13 +233,7 @@ pub fn run_with(
         network::receive(tap, card.clone(), control.clone()).map_err(host("start a thread"))?;
     }
     let served = io_thread::attach(&machine.vm, &machine.board.pci, &machine.board.busy)?;
-    let quit = control.clone();
-    let waiting = move || {
-        if termination.wait().is_ok() {
-            quit.report(Event::Quit);
-        }
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
+    quit_at_signals(termination, control.clone())?;
     machine.record_sound()?;
     started(machine.handle.clone());
     let terminal = [&description.serial, &description.console].contains(&&SerialTarget::Stdio);
@@ -276,6 +264,32 @@ pub fn run_with(
         served.iter().for_each(Served::wake);
         result
     })
+}
+
+/// The images in the order of the descriptions, of which some are of empty drives.
+fn with_descriptions(description: &VmDescription, disks: Vec<DiskImage>) -> Vec<OpenDisk> {
+    let mut images = disks.into_iter();
+    let disks = description.disks.iter().cloned().map(|description| {
+        let image = if description.is_empty() { None } else { images.next() };
+        OpenDisk { description, image }
+    });
+    disks.collect()
+}
+
+/// What makes and loads snapshots of the VM.
+fn snapshots(vm: &Arc<dyn Vm>, control: &Arc<Control>, arena: Arena, board: &Board) -> Snapshots {
+    let keeper = Keeper::new(vm.clone(), control.clone(), board.chips.clone(), arena, board.pci.clone());
+    Snapshots::new(keeper, control.clone(), vm.clock().clone(), board.drives.clone())
+}
+
+/// Ends the VM when the process is told to end.
+fn quit_at_signals(termination: Termination, control: Arc<Control>) -> Result<(), RunError> {
+    let waiting = move || {
+        if termination.wait().is_ok() {
+            control.report(Event::Quit);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(waiting).map(drop).map_err(host("start a thread"))
 }
 
 fn make_vm(description: &VmDescription, arena: Arena) -> Result<Arc<dyn Vm>, RunError> {
