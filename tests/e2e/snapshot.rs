@@ -208,6 +208,31 @@ fn disks_that_cannot_take_a_snapshot_are_named() {
     assert!(Person::new(&sockets.path("hmp")).say("savevm s").contains("No block device can accept snapshots"));
 }
 
+#[test]
+fn a_snapshot_that_one_disk_refuses_is_taken_back_from_the_others() {
+    let sockets = Sockets::new();
+    let [one, two] = ["one.qcow2", "two.qcow2"].map(|name| sockets.path(name));
+    create(&one, "8M");
+    // Its clusters aren't counted: it can't have snapshots, which shows only when one is made.
+    let mut outside = ferro(&["img", "create", "-q", "-f", "qcow2", "-o"]);
+    output(outside.arg(format!("data_file={}", sockets.path("data").display())).arg(&two).arg("8M"));
+    let Some(mut vm) = linux(&sockets, &["--disk", one.to_str().unwrap(), "--disk", two.to_str().unwrap()]) else {
+        return;
+    };
+    vm.expect("/ # ");
+    let mut person = Person::new(&sockets.path("hmp"));
+    let told = person.say("savevm s");
+    assert!(told.contains("'virtio1'") && told.contains("external data file"), "{told}");
+    assert!(person.say("info snapshots").contains("no snapshot"));
+    vm.send("echo still the''re\n");
+    vm.expect("still there");
+    person.say("quit");
+    vm.finish();
+    assert!(!output(ferro(&["img", "snapshot", "-l"]).arg(&one)).contains(" s "));
+    check(&one);
+    assert!(std::fs::metadata(&one).unwrap().len() > 1 << 20, "the state had been written");
+}
+
 /// CRC-32C, bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, &byte| {

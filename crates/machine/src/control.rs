@@ -179,6 +179,10 @@ impl Control {
     /// Stops all vCPUs and the I/O threads; returns when none is at work any more. Not to be called by one of them.
     pub fn pause(&self) {
         lock(&self.state).after_still = None;
+        self.halt();
+    }
+
+    fn halt(&self) {
         self.set_phase(Phase::Paused);
         let state = lock(&self.state);
         let all = self.vcpus();
@@ -191,13 +195,13 @@ impl Control {
     /// Whoever else needs the whole VM waits as long: resets do. Not to be called by a vCPU's thread.
     pub(crate) fn keep_still(&self) -> Still<'_> {
         let whole = lock(&self.whole);
-        let running = {
-            let state = lock(&self.state);
-            (state.phase == Phase::Running).then_some(state.allowed)
-        };
-        self.pause();
-        let mut state = lock(&self.state);
-        (state.still, state.after_still) = (true, running);
+        {
+            // From here on nobody lets it go on before this does.
+            let mut state = lock(&self.state);
+            state.still = true;
+            state.after_still = (state.phase == Phase::Running).then_some(state.allowed);
+        }
+        self.halt();
         Still { control: self, _whole: whole }
     }
 
