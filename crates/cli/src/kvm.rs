@@ -585,6 +585,16 @@ mod tests {
     }
 
     #[test]
+    fn a_drive_may_be_empty_and_there_may_be_a_tablet() {
+        let vm = read("-kernel k -drive if=ide,index=3,media=cdrom -usbdevice tablet").unwrap();
+        assert!(vm.disks[0].is_empty() && vm.disks[0].unit == Some(3) && vm.tablet);
+        assert!(read("-kernel k -device virtio-tablet-pci,id=t").unwrap().tablet);
+        assert!(read("-drive media=cdrom").unwrap_err().contains("nothing to boot"));
+        assert!(read("-kernel k -drive if=ide").unwrap_err().contains("file= is missing"));
+        assert!(read("-kernel k -usbdevice mouse").unwrap_err().contains("tablet"));
+    }
+
+    #[test]
     fn commas_in_names_are_doubled_in_drives_only() {
         let vm = read("-kernel k -hda a,b -drive file=c,,d").unwrap();
         assert_eq!((vm.disks[0].file.as_str(), vm.disks[1].file.as_str()), ("a,b", "c,d"));

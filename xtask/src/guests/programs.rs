@@ -6,7 +6,8 @@ use super::initramfs::newer;
 use crate::process::{command, root, run};
 
 /// The programs and their sources.
-const PROGRAMS: &[(&str, &str)] = &[("measure", "measure.c"), ("measure-disk", "disk.c"), ("eject", "eject.c")];
+const PROGRAMS: &[(&str, &str)] =
+    &[("measure", "measure.c"), ("measure-disk", "disk.c"), ("play", "play.c"), ("eject", "eject.c")];
 
 /// Builds them in `folder`; they run on this machine too, for comparison.
 pub(crate) fn build(folder: &Path) -> anyhow::Result<()> {
