@@ -153,16 +153,19 @@ fn snapshots_are_of_all_disks_that_can_be_written_and_programs_make_them_by_jobs
 
     write(&mut vm, "after");
     assert!(read(&mut vm).contains("after-vdb"));
+    let mut person = Person::new(&sockets.path("hmp"));
+    assert_eq!(person.say("block_resize virtio0 16M"), "");
     program.ask("snapshot-load", &job("load", "s")).unwrap();
     assert_eq!(wait(&mut program, "load")["error"], json!(null));
     let found = read(&mut vm);
     assert!(found.contains("before-vda") && found.contains("before-vdb"), "{found}");
+    let sizes = program.ask("query-block", &json!({})).unwrap();
+    assert_eq!(sizes[0]["inserted"]["image"]["virtual-size"], 8 << 20, "{sizes}");
     let missing = json!({ "job-id": "no", "tag": "nothing", "vmstate": "virtio0", "devices": ["virtio0"] });
     program.ask("snapshot-load", &missing).unwrap();
     assert!(wait(&mut program, "no")["error"].as_str().unwrap().contains("does not have"));
 
     // The same name again takes the old one's place.
-    let mut person = Person::new(&sockets.path("hmp"));
     for _ in 0..2 {
         assert_eq!(person.say("savevm s2"), "");
     }

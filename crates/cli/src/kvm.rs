@@ -481,7 +481,7 @@ mod tests {
         let vm = read(
             "-hda /vms/web.qcow2 -drive file=data.raw,if=virtio,format=raw,cache=none -m 512 -smp 2 -kernel vmlinuz \
              -initrd initrd.gz -append root=/dev/vda -nographic -net nic,macaddr=52:54:00:12:34:56 \
-             -net tap,ifname=tap0,script=no -no-reboot -snapshot -name web -enable-kvm",
+             -net tap,ifname=tap0,script=no -no-reboot -snapshot -name web -enable-kvm -loadvm clean",
         )
         .unwrap();
         assert_eq!((vm.name.as_str(), vm.memory, vm.cpus), ("web", MemorySize(512 << 20), 2));
@@ -494,6 +494,7 @@ mod tests {
         );
         assert_eq!(vm.nets[0].backend, NetBackend::Tap("tap0".into()));
         assert_eq!(vm.nets[0].mac, Some("52:54:00:12:34:56".parse().unwrap()));
+        assert_eq!(vm.loadvm.as_deref(), Some("clean"));
         assert_eq!(vm.check(), Ok(()));
     }
 

@@ -302,6 +302,25 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_in_an_overlay_outlives_its_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("base"), [1; 1 << 20]).unwrap();
+        let mut image = DiskImage::open(&disk(folder.path(), "base,format=raw,snapshot=on")).unwrap();
+        let drive = image.storage.clone();
+        let overlay = image.qcow2().unwrap();
+        drive.write_at(&[2; 4], 0).unwrap();
+        let named = |name: &str| qcow2::NewSnapshot { name: name.into(), ..qcow2::NewSnapshot::default() };
+        overlay.snapshot_create(&named("s")).unwrap();
+        drive.write_at(&[3; 4], 0).unwrap();
+        image.commit(&Watch::new()).unwrap();
+        assert_eq!((begins(&*drive), on_disk(folder.path(), "base")), ([3; 4], [3; 4]));
+        overlay.snapshot_apply("s").unwrap();
+        assert_eq!(begins(&*drive), [2; 4]);
+        let report = overlay.check(qcow2::Repair::None).unwrap();
+        assert_eq!((report.corruptions, report.leaks), (0, 0), "{:?}", report.messages);
+    }
+
+    #[test]
     fn what_others_use_is_not_committed_into() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("raw"), [1; 1 << 20]).unwrap();

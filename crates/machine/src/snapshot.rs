@@ -258,8 +258,12 @@ impl Snapshots {
             }
             Ok(())
         };
+        let sizes: Vec<_> = self.drives.iter().map(Drive::size).collect();
         match self.keeper.load(&sections, disks, state(), progress) {
             Ok(()) => {
+                // A disk that was resized since has its old size again.
+                let resized = self.drives.iter().zip(sizes).filter(|(drive, size)| drive.size() != *size);
+                resized.for_each(|(drive, _)| drive.follow_size());
                 // The state lies in the snapshot: the disk itself needs none.
                 let _ = targets.vmstate().image.vmstate_discard();
                 still.set_broken(false);

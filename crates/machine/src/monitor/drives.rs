@@ -65,6 +65,18 @@ impl Drive {
         lock(&self.medium).as_ref().and_then(|medium| medium.image.qcow2())
     }
 
+    /// Bytes of what is in it.
+    pub(crate) fn size(&self) -> u64 {
+        lock(&self.medium).as_ref().map_or(0, |medium| medium.image.storage.size())
+    }
+
+    /// Has the device show the size that the image has now.
+    pub(crate) fn follow_size(&self) {
+        if let DriveKind::Virtio(device) = &self.kind {
+            lock(device).config_changed(Block::update_size);
+        }
+    }
+
     /// Whether the image in it lies on another.
     fn has_below(&self) -> bool {
         lock(&self.medium).as_ref().is_some_and(|medium| medium.image.below().is_some())
