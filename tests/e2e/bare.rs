@@ -6,6 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use support::session::{Person, Sockets};
 use support::{Namespace, Vm, ferro, has, output};
 
 /// Builds a guest from its source and the entry that all share; `None`, after saying so, without the tools.
@@ -110,6 +111,44 @@ fn a_virtio_disk_and_card_are_driven_by_polling_messages_and_pins() {
             let written = &std::fs::read(&raw).unwrap()[8 * 512..8 * 512 + 4096];
             assert!((0..4096).all(|at| written[at] == (3 + at * 7) as u8), "{accelerator} {format}");
         }
+    }
+}
+
+#[test]
+fn a_guest_with_its_timer_running_is_saved_and_goes_on_in_another_process() {
+    let sockets = Sockets::new();
+    let Some(kernel) = build(sockets.folder.path(), "ticks.c") else { return };
+    for accelerator in accelerators() {
+        let image = sockets.path("disk.qcow2");
+        output(ferro(&["img", "create", "-q", "-f", "qcow2"]).arg(&image).arg("1M"));
+        let start = |arguments: &[&str]| {
+            let mut command = ferro(&["run", "--accel", accelerator, "--memory", "16M", "--serial", "stdio", "--disk"]);
+            command.arg(&image).arg("--kernel").arg(&kernel).args(sockets.flags()).args(arguments);
+            Vm::start(command)
+        };
+        let mut vm = start(&[]);
+        vm.expect("tick 40\n");
+        let mut person = Person::new(&sockets.path("hmp"));
+        assert_eq!(person.say("savevm ticking"), "", "{accelerator}");
+        vm.expect("tick 120\n");
+        // Back in the same process…
+        assert_eq!(person.say("loadvm ticking"), "", "{accelerator}");
+        let number = |text: &str| text.lines().last().and_then(|line| line.strip_prefix("tick ")?.parse::<u64>().ok());
+        let mut last = number(&vm.expect_line("tick ")).expect("a number");
+        while last > 100 {
+            // Printed before it went back.
+            last = number(&vm.expect_line("tick ")).expect("a number");
+        }
+        assert_eq!(number(&vm.expect_line("tick ")), Some(last + 20), "{accelerator}");
+        vm.kill();
+        // … and in another one.
+        let mut vm = start(&["--loadvm", "ticking"]);
+        let first = number(&vm.expect_line("tick ")).expect("a number");
+        assert!((60..=120).contains(&first), "{accelerator}: it goes on at {first}");
+        assert_eq!(number(&vm.expect_line("tick ")), Some(first + 20), "{accelerator}");
+        vm.send("q");
+        let (status, printed) = vm.finish();
+        assert!(status.success() && printed.ends_with("all done\n"), "{accelerator}: {printed}");
     }
 }
 

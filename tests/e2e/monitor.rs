@@ -2,126 +2,13 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use support::session::{Person, Program, Sockets, connect};
 use support::{Vm, ferro, guest};
-
-/// A person at a monitor's socket.
-struct Person {
-    stream: UnixStream,
-}
-
-const PROMPT: &str = "(ferro) ";
-
-fn connect(path: &Path) -> UnixStream {
-    // The VM makes its sockets before its guest begins, but this process may be faster.
-    for _ in 0..3000 {
-        if let Ok(stream) = UnixStream::connect(path) {
-            stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
-            return stream;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("nobody listens at {}", path.display());
-}
-
-impl Person {
-    fn new(path: &Path) -> Self {
-        let mut person = Self { stream: connect(path) };
-        assert!(person.read().contains("monitor of"));
-        person
-    }
-
-    /// Reads up to the next prompt.
-    fn read(&mut self) -> String {
-        let (mut text, mut byte) = (vec![], [0]);
-        while !text.ends_with(PROMPT.as_bytes()) {
-            assert_eq!(self.stream.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&text));
-            text.push(byte[0]);
-        }
-        String::from_utf8(text).unwrap().trim_end_matches(PROMPT).to_owned()
-    }
-
-    fn say(&mut self, line: &str) -> String {
-        self.stream.write_all(format!("{line}\n").as_bytes()).unwrap();
-        self.read()
-    }
-}
-
-/// A program at a QMP socket.
-struct Program {
-    reader: BufReader<UnixStream>,
-    events: Vec<Value>,
-}
-
-impl Program {
-    fn new(path: &Path) -> Self {
-        let mut program = Self { reader: BufReader::new(connect(path)), events: vec![] };
-        assert!(program.read()["QMP"]["version"].is_object());
-        program.ask("qmp_capabilities", &json!({})).unwrap();
-        program
-    }
-
-    fn read(&mut self) -> Value {
-        let mut line = String::new();
-        assert!(self.reader.read_line(&mut line).unwrap() > 0, "the session ended");
-        serde_json::from_str(&line).unwrap()
-    }
-
-    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
-        let message = json!({ "execute": command, "arguments": arguments, "id": 7 });
-        self.reader.get_mut().write_all(message.to_string().as_bytes()).unwrap();
-        loop {
-            let mut answer = self.read();
-            if answer["event"].is_string() {
-                self.events.push(answer);
-                continue;
-            }
-            assert_eq!(answer["id"], 7, "{answer}");
-            let told = answer["error"]["desc"].as_str().map(ToOwned::to_owned);
-            return told.map_or_else(|| Ok(answer["return"].take()), Err);
-        }
-    }
-
-    /// Waits for an event.
-    fn event(&mut self, name: &str) -> Value {
-        loop {
-            if let Some(at) = self.events.iter().position(|event| event["event"] == name) {
-                return self.events.remove(at);
-            }
-            let next = self.read();
-            self.events.push(next);
-        }
-    }
-}
-
-struct Sockets {
-    folder: tempfile::TempDir,
-}
-
-impl Sockets {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn flags(&self) -> Vec<String> {
-        let at = |name| format!("unix:{}", self.path(name).display());
-        vec!["--monitor".into(), at("hmp"), "--qmp".into(), at("qmp")]
-    }
-
-    fn boot(&self, append: &str) -> Option<Vm> {
-        let flags = self.flags();
-        Vm::boot("cloud-amd64", append, &flags.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-}
 
 #[test]
 fn a_running_linux_is_stopped_looked_into_reset_and_ended() {

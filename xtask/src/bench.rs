@@ -3,6 +3,7 @@
 mod disk;
 mod guest;
 mod img;
+mod snapshot;
 mod start;
 mod vnc;
 
@@ -29,6 +30,8 @@ enum What {
     Disk(guest::GuestArgs),
     /// A screen over VNC: bytes, time and CPU time of updates, beside QEMU
     Vnc(guest::GuestArgs),
+    /// Saving and loading a running VM, beside QEMU's TCG
+    Snapshot(guest::GuestArgs),
 }
 
 /// Runs one benchmark.
@@ -40,5 +43,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Start(args) => start::run(args),
         What::Disk(args) => disk::run(args),
         What::Vnc(args) => vnc::run(args),
+        What::Snapshot(args) => snapshot::run(args),
     }
 }

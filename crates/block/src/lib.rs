@@ -15,9 +15,11 @@ pub mod partition;
 pub mod qcow2;
 pub mod queue;
 mod storage;
+mod switch;
 pub mod throttle;
 
 pub use error::{Error, Result};
 pub use file::{FileOptions, FileStorage};
 pub use memory::MemoryStorage;
 pub use storage::{DirectRange, Extent, ExtentKind, Limits, Storage, WriteFlags, ZeroFlags, check_range};
+pub use switch::Switch;

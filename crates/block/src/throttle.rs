@@ -2,6 +2,7 @@
 //! an argument.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,32 +57,95 @@ impl Bucket {
 pub struct ThrottleOptions {
     /// Reads, writes and all else.
     pub requests: Option<Rate>,
+    /// Reads.
+    pub reads: Option<Rate>,
+    /// Writes, zeroes and discards.
+    pub writes: Option<Rate>,
     /// Bytes read and written.
     pub bytes: Option<Rate>,
+    /// Bytes read.
+    pub bytes_read: Option<Rate>,
+    /// Bytes written.
+    pub bytes_written: Option<Rate>,
 }
 
-/// Storage with limits.
+/// What a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write,
+    Neither,
+}
+
+/// The limits, and what is used up of them.
+struct Buckets {
+    requests: Option<Bucket>,
+    /// Reads and writes.
+    directed: [Option<Bucket>; 2],
+    bytes: Option<Bucket>,
+    /// Bytes read and written.
+    directed_bytes: [Option<Bucket>; 2],
+    start: Instant,
+}
+
+impl Buckets {
+    fn new(options: &ThrottleOptions) -> Self {
+        let bucket = |rate: Option<Rate>| rate.map(Bucket::new);
+        Self {
+            requests: bucket(options.requests),
+            directed: [options.reads, options.writes].map(bucket),
+            bytes: bucket(options.bytes),
+            directed_bytes: [options.bytes_read, options.bytes_written].map(bucket),
+            start: Instant::now(),
+        }
+    }
+
+    /// How long a request has to wait.
+    fn take(&mut self, direction: Direction, bytes: u64) -> Duration {
+        let now = self.start.elapsed();
+        let mut delay = Duration::ZERO;
+        let mut take = |bucket: &mut Option<Bucket>, amount| {
+            if let Some(bucket) = bucket {
+                delay = delay.max(bucket.take(now, amount));
+            }
+        };
+        take(&mut self.requests, 1);
+        take(&mut self.bytes, bytes);
+        if direction != Direction::Neither {
+            let index = usize::from(direction == Direction::Write);
+            take(&mut self.directed[index], 1);
+            take(&mut self.directed_bytes[index], bytes);
+        }
+        delay
+    }
+}
+
+/// Storage with limits, which may be changed while it is used.
 pub struct Throttle {
     below: Arc<dyn Storage>,
-    start: Instant,
-    buckets: Mutex<(Option<Bucket>, Option<Bucket>)>,
+    /// Whether there is any limit.
+    limited: AtomicBool,
+    buckets: Mutex<Buckets>,
 }
 
 impl Throttle {
     /// Puts limits on `below`.
     pub fn new(below: Arc<dyn Storage>, options: ThrottleOptions) -> Self {
-        let buckets = Mutex::new((options.requests.map(Bucket::new), options.bytes.map(Bucket::new)));
-        Self { below, start: Instant::now(), buckets }
+        let limited = AtomicBool::new(options != ThrottleOptions::default());
+        Self { below, limited, buckets: Mutex::new(Buckets::new(&options)) }
     }
 
-    fn wait(&self, bytes: u64) {
-        let now = self.start.elapsed();
-        let delay = {
-            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            let requests = buckets.0.as_mut().map(|bucket| bucket.take(now, 1));
-            let bytes = buckets.1.as_mut().map(|bucket| bucket.take(now, bytes));
-            requests.max(bytes).unwrap_or_default()
-        };
+    /// Replaces the limits. Requests that wait already go on waiting for as long as they had to.
+    pub fn set(&self, options: ThrottleOptions) {
+        *self.buckets.lock().unwrap_or_else(PoisonError::into_inner) = Buckets::new(&options);
+        self.limited.store(options != ThrottleOptions::default(), Ordering::Release);
+    }
+
+    fn wait(&self, direction: Direction, bytes: u64) {
+        if !self.limited.load(Ordering::Acquire) {
+            return;
+        }
+        let delay = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(direction, bytes);
         if delay > Duration::ZERO {
             std::thread::sleep(delay);
         }
@@ -106,27 +170,27 @@ impl Storage for Throttle {
     }
 
     fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> Result<()> {
-        self.wait(buffers.iter().map(|buffer| buffer.len() as u64).sum());
+        self.wait(Direction::Read, buffers.iter().map(|buffer| buffer.len() as u64).sum());
         self.below.read_vectored_at(buffers, offset)
     }
 
     fn write_vectored_at(&self, buffers: &[IoSlice<'_>], offset: u64, flags: WriteFlags) -> Result<()> {
-        self.wait(buffers.iter().map(|buffer| buffer.len() as u64).sum());
+        self.wait(Direction::Write, buffers.iter().map(|buffer| buffer.len() as u64).sum());
         self.below.write_vectored_at(buffers, offset, flags)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: ZeroFlags) -> Result<()> {
-        self.wait(0);
+        self.wait(Direction::Write, 0);
         self.below.write_zeroes(offset, len, flags)
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        self.wait(0);
+        self.wait(Direction::Write, 0);
         self.below.discard(offset, len)
     }
 
     fn flush(&self) -> Result<()> {
-        self.wait(0);
+        self.wait(Direction::Neither, 0);
         self.below.flush()
     }
 
@@ -180,12 +244,33 @@ mod tests {
 
     #[test]
     fn storage_is_slowed_down() {
-        let options = ThrottleOptions { requests: Some(Rate { per_second: 200, burst: 1 }), bytes: None };
+        let options =
+            ThrottleOptions { requests: Some(Rate { per_second: 200, burst: 1 }), ..ThrottleOptions::default() };
         let disk = Throttle::new(Arc::new(crate::MemoryStorage::new(4096)), options);
         let start = Instant::now();
         for _ in 0..20 {
             disk.read_at(&mut [0; 512], 0).expect("read");
         }
         assert!(start.elapsed() > Duration::from_millis(60));
+    }
+
+    #[test]
+    fn limits_can_be_changed_and_hold_for_one_direction() {
+        let rate = Some(Rate { per_second: 10, burst: 10 });
+        let mut buckets = Buckets::new(&ThrottleOptions { bytes_written: rate, ..ThrottleOptions::default() });
+        for _ in 0..3 {
+            assert_eq!(buckets.take(Direction::Read, 1000), Duration::ZERO);
+        }
+        assert_eq!(buckets.take(Direction::Write, 1000), Duration::ZERO, "the first may take more than there is");
+        assert!(buckets.take(Direction::Write, 1) > Duration::from_secs(90));
+        assert_eq!(buckets.take(Direction::Neither, 0), Duration::ZERO);
+        let mut buckets = Buckets::new(&ThrottleOptions { reads: rate, ..ThrottleOptions::default() });
+        let waits: Vec<_> = (0..30).map(|_| buckets.take(Direction::Read, 0)).collect();
+        assert!(waits[5] == Duration::ZERO && waits[29] > Duration::from_secs(1), "{waits:?}");
+        let disk = Throttle::new(Arc::new(crate::MemoryStorage::new(4096)), ThrottleOptions::default());
+        disk.set(ThrottleOptions { requests: rate, ..ThrottleOptions::default() });
+        assert!(disk.limited.load(Ordering::Relaxed));
+        disk.set(ThrottleOptions::default());
+        (0..1000).for_each(|_| disk.read_at(&mut [0; 512], 0).expect("read"));
     }
 }

@@ -27,7 +27,7 @@ Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[
 [,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on][,websocket=PORT][,tls-creds=I], -object tls-creds-x509,id=I,dir=D,endpoint=server[,verify-peer=off], -display none, -net nic[,macaddr=A],
 -net user[,hostfwd=tcp:[HOST]:PORT-[GUEST]:PORT][,restrict=on], -net tap,ifname=N,script=no, -net none,
 -netdev user|tap,id=I,… -device virtio-net-pci,netdev=I[,mac=A], -device virtio-tablet-pci, -usbdevice tablet, -snapshot,
--no-reboot, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic user|tap,…,
+-no-reboot, -loadvm NAME, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic user|tap,…,
 -sandbox on|off, -runas USER";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
@@ -35,7 +35,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["spice", "sdl", "full-screen"], "the screen is shown over VNC: say -vnc :0, and connect a viewer"),
     (&["mon", "chardev"], "say where the monitor is with -monitor or -qmp"),
     (&["option-rom"], "the board has its option ROM: leave it away"),
-    (&["loadvm", "incoming"], "saved VMs can't be loaded yet: start the VM without it"),
+    (&["incoming"], "a running VM can't be taken over yet: save it (savevm) and say -loadvm NAME"),
     (&["usb"], "there is no USB: -usbdevice tablet gives a virtio tablet, and needs no -usb"),
     (&["soundhw", "audiodev", "audio"], "record with the monitor's wavcapture, or with ferro run --audio wav=FILE"),
     (&["fda", "fdb"], "there is no floppy drive: give the image as a disk, -hda F"),
@@ -96,6 +96,7 @@ pub(crate) fn describe(flags: Vec<String>) -> anyhow::Result<(VmDescription, Bac
 const VALUED: &[&str] = &[
     "monitor",
     "pidfile",
+    "loadvm",
     "qmp",
     "hda",
     "hdb",
@@ -177,6 +178,7 @@ impl Reader {
             }
             "qmp" => self.vm.qmps.push(value.parse()?),
             "pidfile" => self.background.pidfile = Some(value.into()),
+            "loadvm" => self.vm.loadvm = Some(value.to_owned()),
             "virtioconsole" => self.vm.console = value.parse()?,
             "net" => return self.nets.net(value),
             "nic" => return self.nets.nic(value),
@@ -373,7 +375,7 @@ mod tests {
         let vm = read(
             "-hda /vms/web.qcow2 -drive file=data.raw,if=virtio,format=raw,cache=none -m 512 -smp 2 -kernel vmlinuz \
              -initrd initrd.gz -append root=/dev/vda -nographic -net nic,macaddr=52:54:00:12:34:56 \
-             -net tap,ifname=tap0,script=no -no-reboot -snapshot -name web -enable-kvm",
+             -net tap,ifname=tap0,script=no -no-reboot -snapshot -name web -enable-kvm -loadvm clean",
         )
         .unwrap();
         assert_eq!((vm.name.as_str(), vm.memory, vm.cpus), ("web", MemorySize(512 << 20), 2));
@@ -386,6 +388,7 @@ mod tests {
         );
         assert_eq!(vm.nets[0].backend, NetBackend::Tap("tap0".into()));
         assert_eq!(vm.nets[0].mac, Some("52:54:00:12:34:56".parse().unwrap()));
+        assert_eq!(vm.loadvm.as_deref(), Some("clean"));
         assert_eq!(vm.check(), Ok(()));
     }
 

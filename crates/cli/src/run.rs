@@ -2,15 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
-use ferro_block::image::{ImageSpec, OpenMode, Secrets};
-use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
-use ferro_block::{FileOptions, FileStorage, Storage};
 use ferro_machine::{
-    Accelerator, AudioTarget, BootOrder, ClockSource, DiskDescription, GdbAddress, MemorySize, MonitorTarget,
-    NetDescription, Outcome, SandboxDescription, SerialTarget, VmDescription, VncTarget,
+    Accelerator, AudioTarget, BootOrder, ClockSource, DiskDescription, DiskImage, GdbAddress, MemorySize,
+    MonitorTarget, NetDescription, Outcome, SandboxDescription, SerialTarget, VmDescription, VncTarget,
 };
 
 use crate::background::Background;
@@ -92,6 +88,9 @@ pub(crate) struct RunArgs {
     /// Wait for the monitor or the debugger to let the guest begin
     #[arg(long)]
     paused: bool,
+    /// Go on where this snapshot of the VM was made (savevm)
+    #[arg(long, value_name = "NAME")]
+    loadvm: Option<String>,
     /// Let sockets without authentication be reachable from other hosts
     #[arg(long)]
     insecure: bool,
@@ -145,6 +144,7 @@ impl RunArgs {
         vm.vnc = self.vnc.or(vm.vnc);
         vm.gdb = self.gdb.or(vm.gdb);
         vm.paused |= self.paused;
+        vm.loadvm = self.loadvm.or(vm.loadvm);
         vm.insecure |= self.insecure;
         vm.no_reboot |= self.no_reboot;
         set(&mut vm.sandbox.on, self.sandbox);
@@ -179,9 +179,9 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
     vm.sandbox.allow.extend(background.folder());
     let mut disks = vec![];
     for disk in vm.disks.iter_mut().filter(|disk| !disk.is_empty()) {
-        let (storage, format) = open_disk(disk)?;
-        disk.format = Some(format);
-        disks.push(storage);
+        let image = DiskImage::open(disk)?;
+        disk.format = Some(image.format.clone());
+        disks.push(image);
     }
     let vm = &vm;
     let closing = disks.clone();
@@ -196,7 +196,7 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
     let _pid_file = begun?;
     let outcome = outcome?;
     for (disk, description) in closing.iter().zip(vm.disks.iter().filter(|disk| !disk.is_empty())) {
-        disk.flush().with_context(|| format!("{}: what the guest wrote may be lost", description.file))?;
+        disk.storage.flush().with_context(|| format!("{}: what the guest wrote may be lost", description.file))?;
     }
     tracing::info!(
         "{}: {}",
@@ -208,31 +208,4 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
         }
     );
     Ok(ExitCode::from(exit::OK))
-}
-
-/// Opens a disk's image; it, and its format.
-fn open_disk(disk: &DiskDescription) -> anyhow::Result<(Arc<dyn Storage>, String)> {
-    let format = disk.format.as_deref().map(str::parse).transpose()?;
-    let spec = ImageSpec::from_name(&disk.file, format)?;
-    let mode = if disk.read_only || disk.snapshot { OpenMode::READ } else { OpenMode::WRITE };
-    let image = ferro_block::image::open(&spec, mode, &Secrets::default())
-        .with_context(|| format!("cannot open the disk {}", disk.file))?;
-    let format = image.format.to_string();
-    if disk.snapshot && !disk.read_only {
-        let overlay = thrown_away(image.storage);
-        return Ok((overlay.with_context(|| format!("cannot make an overlay for {}", disk.file))?, format));
-    }
-    Ok((image.storage, format))
-}
-
-/// An image over `backing` that takes the writes and is gone with the process: its file has no name any more.
-fn thrown_away(backing: Arc<dyn Storage>) -> anyhow::Result<Arc<dyn Storage>> {
-    let named = tempfile::Builder::new().prefix("ferro-snapshot-").tempfile()?;
-    let options =
-        FileOptions { writable: true, format: true, no_flush: true, unlocked: true, ..FileOptions::default() };
-    let file: Arc<dyn Storage> = Arc::new(FileStorage::open(named.path(), options)?);
-    let options = CreateOptions { size: backing.size(), ..CreateOptions::default() };
-    qcow2::create(&file, None, &options, None)?;
-    let files = Files { file, data_file: None, backing: Some(backing) };
-    Ok(Arc::new(Qcow2::open(files, &OpenOptions::default())?))
 }

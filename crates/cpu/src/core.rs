@@ -236,6 +236,14 @@ impl Core {
     pub(crate) fn publish_instructions(&self, op: &Op) {
         self.signals.set_instructions(self.instructions + u64::from(op.number));
     }
+
+    /// As [`Core::publish_instructions`], where the instruction isn't known: those before its block, unless more were
+    /// published already.
+    pub(crate) fn publish_block(&self) {
+        if self.signals.instructions() < self.instructions {
+            self.signals.set_instructions(self.instructions);
+        }
+    }
 }
 
 /// Exception vectors.

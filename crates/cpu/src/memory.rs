@@ -200,6 +200,7 @@ impl Core {
                 }
             }
             Place::Bus(address) => {
+                self.publish_block();
                 let mut value = 0;
                 for (at, size) in pieces(size) {
                     value |= (bus.mmio_read(address + at, size) & mask(size)) << (8 * at);
@@ -222,6 +223,7 @@ impl Core {
                 }
             }
             Place::Rom(_, address) | Place::Bus(address) => {
+                self.publish_block();
                 for (at, size) in pieces(size) {
                     bus.mmio_write(address + at, size, value >> (8 * at) & mask(size));
                 }

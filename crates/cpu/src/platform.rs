@@ -149,6 +149,20 @@ impl Signals {
         self.instructions.load(Ordering::Relaxed)
     }
 
+    /// What was raised by edges and isn't taken yet: NMI, INIT and startup message, one bit each, and the latter's vector.
+    pub(crate) fn edges(&self) -> (u8, u8) {
+        let bits = self.pending() & (SIGNAL_NMI | SIGNAL_INIT | SIGNAL_SIPI);
+        (bits as u8, self.sipi_vector())
+    }
+
+    /// Replaces those. What isn't one of them is left away.
+    pub(crate) fn set_edges(&self, bits: u8, sipi_vector: u8) {
+        const EDGES: u32 = SIGNAL_NMI | SIGNAL_INIT | SIGNAL_SIPI;
+        self.sipi_vector.store(sipi_vector, Ordering::Release);
+        self.bits.fetch_and(!EDGES, Ordering::AcqRel);
+        self.raise(u32::from(bits) & EDGES);
+    }
+
     fn raise(&self, bit: u32) {
         self.bits.fetch_or(bit, Ordering::AcqRel);
     }

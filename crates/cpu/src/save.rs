@@ -3,6 +3,7 @@
 use ferro_guest::{LoadError, SaveState, StateReader, StateWriter};
 
 use crate::Cpu;
+use crate::core::ATTENTION_SHADOW_SS;
 use crate::registers::{Activity, FpuRegisters, ModelRegisters, Registers, SegmentRegister, TableRegister};
 
 fn save_segment(segment: &SegmentRegister, into: &mut StateWriter) {
@@ -115,6 +116,10 @@ impl SaveState for Cpu {
         into.u8(self.core.cpl);
         into.u64(self.core.debug_trap);
         into.u64(self.core.instructions);
+        into.bool(self.core.attention & ATTENTION_SHADOW_SS != 0);
+        let (edges, sipi_vector) = self.core.signals.edges();
+        into.u8(edges);
+        into.u8(sipi_vector);
     }
 
     fn load(&mut self, version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
@@ -164,7 +169,18 @@ impl SaveState for Cpu {
         if cpl > 3 {
             return Err(LoadError::Value("the privilege level"));
         }
-        self.finish_load(&registers, pdpte, cpl, from.u64()?, from.u64()?);
+        let (debug_trap, instructions) = (from.u64()?, from.u64()?);
+        if instructions >> 62 != 0 {
+            return Err(LoadError::Value("the count of instructions"));
+        }
+        let shadow_ss = from.bool()?;
+        let (edges, sipi_vector) = (from.u8()?, from.u8()?);
+        self.finish_load(&registers, pdpte, cpl, debug_trap, instructions);
+        if shadow_ss {
+            self.core.attention |= ATTENTION_SHADOW_SS;
+        }
+        self.core.signals.set_edges(edges, sipi_vector);
+        self.core.signals.set_instructions(instructions);
         Ok(())
     }
 }

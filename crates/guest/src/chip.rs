@@ -73,6 +73,41 @@ pub trait SaveState {
     fn load(&mut self, version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError>;
 }
 
+/// [`SaveState`] behind a trait object: what a board holds of its chips to make sections of them.
+pub trait StateSection: Send {
+    /// The version of the format that is written.
+    fn version(&self) -> u32;
+    /// The section's bytes.
+    fn save_section(&self) -> Vec<u8>;
+    /// Takes over a section's bytes.
+    ///
+    /// # Errors
+    /// A version that isn't known, bytes that no chip of this kind wrote, and bytes that go on after the last value. The
+    /// chip is then in any state.
+    fn load_section(&mut self, version: u32, bytes: &[u8]) -> Result<(), LoadError>;
+}
+
+impl<T: SaveState + Send> StateSection for T {
+    fn version(&self) -> u32 {
+        T::VERSION
+    }
+
+    fn save_section(&self) -> Vec<u8> {
+        let mut writer = StateWriter::new();
+        self.save(&mut writer);
+        writer.finish()
+    }
+
+    fn load_section(&mut self, version: u32, bytes: &[u8]) -> Result<(), LoadError> {
+        if version == 0 || version > T::VERSION {
+            return Err(LoadError::Version { found: version, known: T::VERSION });
+        }
+        let mut reader = StateReader::new(bytes);
+        self.load(version, &mut reader)?;
+        reader.finish()
+    }
+}
+
 /// Collects the bytes of one section, little-endian.
 #[derive(Debug, Default)]
 pub struct StateWriter {
@@ -108,6 +143,12 @@ impl StateWriter {
     /// Appends eight bytes.
     pub fn u64(&mut self, value: u64) {
         self.bytes.extend(value.to_le_bytes());
+    }
+
+    /// Appends a flag, and eight bytes if there is a value.
+    pub fn optional(&mut self, value: Option<u64>) {
+        self.bool(value.is_some());
+        value.into_iter().for_each(|value| self.u64(value));
     }
 
     /// Appends a length (four bytes) and the bytes.
@@ -187,6 +228,14 @@ impl<'a> StateReader<'a> {
         Ok(u64::from_le_bytes(self.take()?))
     }
 
+    /// A flag, and eight bytes if it is set.
+    ///
+    /// # Errors
+    /// The section ends before it, or the flag isn't one.
+    pub fn optional(&mut self) -> Result<Option<u64>, LoadError> {
+        if self.bool()? { self.u64().map(Some) } else { Ok(None) }
+    }
+
     /// Bytes with their length before them.
     ///
     /// # Errors
@@ -233,5 +282,34 @@ mod tests {
         assert_eq!(StateReader::new(&[7]).bool(), Err(LoadError::Value("a flag")));
         assert_eq!(StateReader::new(&[9, 0, 0, 0, 1]).bytes(), Err(LoadError::Short));
         assert_eq!(StateReader::new(&[1]).finish(), Err(LoadError::Long(1)));
+    }
+
+    struct Chip(Option<u64>);
+
+    impl SaveState for Chip {
+        const VERSION: u32 = 2;
+
+        fn save(&self, into: &mut StateWriter) {
+            into.optional(self.0);
+        }
+
+        fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+            self.0 = from.optional()?;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_chip_behind_a_trait_object_checks_version_and_length() {
+        let saved: Box<dyn StateSection> = Box::new(Chip(Some(7)));
+        let bytes = saved.save_section();
+        let mut other = Chip(None);
+        assert_eq!(other.load_section(saved.version(), &bytes), Ok(()));
+        assert_eq!(other.0, Some(7));
+        assert_eq!(other.load_section(1, &[0]), Ok(()), "an older version is the chip's own business");
+        assert_eq!(other.load_section(3, &bytes), Err(LoadError::Version { found: 3, known: 2 }));
+        assert_eq!(other.load_section(0, &bytes), Err(LoadError::Version { found: 0, known: 2 }));
+        assert_eq!(other.load_section(2, &[0, 0]), Err(LoadError::Long(1)));
+        assert_eq!(other.load_section(2, &bytes[..5]), Err(LoadError::Short));
     }
 }

@@ -8,6 +8,8 @@ mod chip;
 mod map;
 mod ram;
 
-pub use chip::{BusDevice, Clock, InterruptLine, LoadError, NoInterrupt, SaveState, StateReader, StateWriter};
+pub use chip::{
+    BusDevice, Clock, InterruptLine, LoadError, NoInterrupt, SaveState, StateReader, StateSection, StateWriter,
+};
 pub use map::{GuestMemory, MapError, Mapping, Range, RangeKind};
 pub use ram::{PAGE_SIZE, Ram, RamError, Word};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ferro_guest::{GuestMemory, InterruptLine, MapError, Range};
+use ferro_guest::{GuestMemory, InterruptLine, LoadError, MapError, Range};
 
 use crate::{DebugStop, Registers, VmClock, Watchpoint};
 
@@ -49,6 +49,33 @@ pub enum Error {
     /// The memory map contradicts itself.
     #[error(transparent)]
     Map(#[from] MapError),
+}
+
+/// A part of a VM's state that the accelerator keeps: what becomes one section of a saved VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Which chip: `pic`, `lapic`…
+    pub name: String,
+    /// Which one of those.
+    pub instance: u32,
+    /// The version of the bytes' format.
+    pub version: u32,
+    /// The state.
+    pub bytes: Vec<u8>,
+}
+
+/// Why saved state could not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The state isn't what was saved.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The host refused it.
+    #[error(transparent)]
+    Host(#[from] Error),
+    /// It is the state of a chip that this VM doesn't have.
+    #[error("there is no such chip")]
+    Unknown,
 }
 
 /// Rung by a guest's write to one of some addresses, or by [`Doorbell::ring`]; a thread waits for it.
@@ -128,6 +155,18 @@ pub trait Vm: Send + Sync {
     fn reset(&self);
     /// An NMI to one vCPU, as from a button on the front.
     fn inject_nmi(&self, vcpu: u32);
+    /// What its CPUs are, for people and for comparing: a state saved under one model may not load under another.
+    fn cpu_model(&self) -> String;
+    /// The state of interrupt controllers and timer. All vCPUs and the clock are stopped.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn save_chips(&self) -> Result<Vec<Part>, Error>;
+    /// Takes over one of those. All vCPUs and the clock are stopped, and the clock stands where the saved one stood.
+    ///
+    /// # Errors
+    /// State that none of these chips wrote, and the host's refusal. The chip is then in any state.
+    fn load_chip(&self, part: &Part) -> Result<(), StateError>;
     /// The frequency in hertz that the timer's third counter sends to the speaker now.
     fn speaker(&self) -> Option<f64>;
 }
@@ -159,6 +198,17 @@ pub trait Vcpu: Send {
     /// # Errors
     /// More than the accelerator can watch.
     fn set_debug(&mut self, breakpoints: &[u64], watchpoints: &[Watchpoint], step: bool) -> Result<(), Error>;
+    /// Everything that makes it go on where it stands, beyond [`Vcpu::registers`]: pending events, timers, all of the
+    /// floating-point state; with the version of the format.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    fn save(&mut self) -> Result<(u32, Vec<u8>), Error>;
+    /// Takes over what [`Vcpu::save`] of the same accelerator wrote.
+    ///
+    /// # Errors
+    /// Bytes that no vCPU wrote, and the host's refusal. The vCPU is then in any state.
+    fn load(&mut self, version: u32, bytes: &[u8]) -> Result<(), StateError>;
     /// Instructions executed so far, where the accelerator counts them.
     fn instructions(&self) -> Option<u64>;
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ferro_cpu::Signals;
-use ferro_guest::Clock;
+use ferro_guest::{Clock, LoadError, StateReader, StateWriter};
 
 const RUNNING: u64 = u64::MAX;
 
@@ -111,6 +111,53 @@ impl VmClock {
     }
 }
 
+/// Times beyond this (146 years) are taken for damage: sums with them could leave 64 bits.
+const LAST: u64 = 1 << 62;
+
+/// How the kinds of clock are told apart in saved state.
+const HOST: u8 = 0;
+const INSTRUCTIONS: u8 = 1;
+
+impl VmClock {
+    /// The version of [`VmClock::save`]'s format.
+    pub const VERSION: u32 = 1;
+
+    /// Writes where it stands. The VM is stopped.
+    pub fn save(&self, into: &mut StateWriter) {
+        match self {
+            Self::Host(clock) => {
+                into.u8(HOST);
+                into.u64(clock.now());
+            }
+            Self::Instructions(clock) => {
+                into.u8(INSTRUCTIONS);
+                // The instructions themselves are the CPU's.
+                into.u64(clock.skipped.load(Ordering::Acquire));
+            }
+        }
+    }
+
+    /// Makes it stand where a saved one stood. The VM is stopped.
+    ///
+    /// # Errors
+    /// State of the other kind of clock, or a time that can't be; it is unchanged then.
+    pub fn load(&self, version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        if version != Self::VERSION {
+            return Err(LoadError::Version { found: version, known: Self::VERSION });
+        }
+        let (kind, time) = (from.u8()?, from.u64()?);
+        if time > LAST {
+            return Err(LoadError::Value("the clock"));
+        }
+        match (self, kind) {
+            (Self::Host(clock), HOST) => clock.stopped.store(time, Ordering::Release),
+            (Self::Instructions(clock), INSTRUCTIONS) => clock.skipped.store(time, Ordering::Release),
+            _ => return Err(LoadError::Value("the kind of clock")),
+        }
+        Ok(())
+    }
+}
+
 impl Clock for VmClock {
     #[inline]
     fn now(&self) -> u64 {
@@ -136,6 +183,25 @@ mod tests {
         assert!(clock.now() >= stood);
         clock.start_at(1 << 50);
         assert!(clock.now() >= 1 << 50, "a saved clock may be ahead of this process");
+    }
+
+    #[test]
+    fn a_loaded_clock_stands_where_the_saved_one_stood() {
+        let saved = VmClock::Host(HostClock::default());
+        saved.stop();
+        let mut writer = StateWriter::new();
+        saved.save(&mut writer);
+        let bytes = writer.finish();
+        let loaded = VmClock::Host(HostClock::default());
+        loaded.load(1, &mut StateReader::new(&bytes)).unwrap();
+        assert_eq!(loaded.now(), saved.now());
+        loaded.start();
+        assert!(loaded.now() >= saved.now());
+        let other = VmClock::Instructions(InstructionClock::default());
+        assert_eq!(other.load(1, &mut StateReader::new(&bytes)), Err(LoadError::Value("the kind of clock")));
+        let never = [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert_eq!(loaded.load(1, &mut StateReader::new(&never)), Err(LoadError::Value("the clock")));
+        assert!(loaded.load(2, &mut StateReader::new(&bytes)).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod memory;
 mod messages;
 mod registers;
 mod selftest;
+mod state;
 mod vcpu;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VmFd};
 
-use crate::{Doorbell, Error, Vcpu, Vm, VmClock};
+use crate::{Doorbell, Error, Part, StateError, Vcpu, Vm, VmClock};
 use doorbell::KvmDoorbell;
 use memory::Slots;
 use messages::Messages;
@@ -64,6 +65,8 @@ pub struct KvmVm {
     messages: Messages,
     clock: Arc<VmClock>,
     cpuid: CpuId,
+    /// The model-specific registers that this host's KVM saves.
+    msrs: Arc<[u32]>,
     kicks: Vec<Arc<Kick>>,
     power_on: PowerOn,
 }
@@ -88,6 +91,7 @@ impl KvmVm {
         let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
         fd.create_pit2(config).map_err(failed("create KVM's timer"))?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("ask KVM for the host's CPUID"))?;
+        let msrs = kvm.get_msr_index_list().map_err(failed("ask KVM for its model-specific registers"))?;
         let power_on = PowerOn::read(&fd)?;
         let mut slots = Slots::default();
         slots.replace(&fd, &memory, &memory.ranges())?;
@@ -99,6 +103,7 @@ impl KvmVm {
             slots: Mutex::new(slots),
             clock,
             cpuid,
+            msrs: msrs.as_slice().into(),
             kicks: (0..vcpus).map(|_| Arc::default()).collect(),
             power_on,
         })
@@ -146,7 +151,8 @@ impl Vm for KvmVm {
 
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error> {
         let fd = self.fd.create_vcpu(u64::from(index)).map_err(failed("create a vCPU with KVM"))?;
-        Ok(Box::new(vcpu::KvmVcpu::new(fd, &self.cpuid, index, &self.kicks, self.memory.clone())?))
+        let (memory, msrs) = (self.memory.clone(), self.msrs.clone());
+        Ok(Box::new(vcpu::KvmVcpu::new(fd, &self.cpuid, index, &self.kicks, memory, msrs)?))
     }
 
     fn line(&self, gsi: u32) -> Arc<dyn InterruptLine> {
@@ -202,6 +208,18 @@ impl Vm for KvmVm {
     fn inject_nmi(&self, vcpu: u32) {
         // The vCPU's descriptor is its thread's; an NMI message to its local APIC does the same.
         self.signal_msi(0xfee0_0000 | u64::from(vcpu) << 12, 4 << 8);
+    }
+
+    fn cpu_model(&self) -> String {
+        state::cpu_model(&self.cpuid)
+    }
+
+    fn save_chips(&self) -> Result<Vec<Part>, Error> {
+        state::save_chips(&self.fd)
+    }
+
+    fn load_chip(&self, part: &Part) -> Result<(), StateError> {
+        state::load_chip(&self.fd, part)
     }
 
     fn speaker(&self) -> Option<f64> {

@@ -7,7 +7,7 @@ mod clock;
 pub mod kvm;
 pub mod soft;
 
-pub use accelerator::{Bus, Doorbell, Error, Exit, Vcpu, Vm};
+pub use accelerator::{Bus, Doorbell, Error, Exit, Part, StateError, Vcpu, Vm};
 pub use clock::{HostClock, InstructionClock, VmClock};
 pub use ferro_cpu::{
     Activity, CS, DebugStop, Disassembled, Registers, SegmentRegister, TableRegister, Watchpoint, disassemble,

@@ -6,6 +6,7 @@ mod ioapic;
 mod lapic;
 mod pic;
 mod pit;
+mod save;
 mod vcpu;
 
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use ferro_cpu::{Cpu, CpuConfig};
 use ferro_guest::{GuestMemory, InterruptLine, Range};
 
-use crate::{Error, InstructionClock, Vcpu, Vm, VmClock};
+use crate::{Error, InstructionClock, Part, StateError, Vcpu, Vm, VmClock};
 use hub::Hub;
 
 /// Ticks of the time stamp counter per millisecond: one per nanosecond of the VM's clock.
@@ -104,6 +105,18 @@ impl Vm for SoftVm {
 
     fn inject_nmi(&self, vcpu: u32) {
         self.hub.inject_nmi(vcpu);
+    }
+
+    fn cpu_model(&self) -> String {
+        "ferro soft x86-64-v2".into()
+    }
+
+    fn save_chips(&self) -> Result<Vec<Part>, Error> {
+        Ok(self.hub.save())
+    }
+
+    fn load_chip(&self, part: &Part) -> Result<(), StateError> {
+        self.hub.load(part)
     }
 
     fn speaker(&self) -> Option<f64> {

@@ -25,7 +25,7 @@ fn main() {
     let seconds: u64 = arguments.get(3).map_or(5, |s| s.parse().expect("seconds"));
     let picture = arguments.get(4).cloned();
     let keys: Vec<String> = arguments.iter().skip(5).cloned().collect();
-    let outcome = run_with(&description, vec![image], move |handle| {
+    let outcome = run_with(&description, vec![image.into()], move |handle| {
         std::thread::spawn(move || {
             let screen = handle.screen().expect("there is a screen").clone();
             std::thread::sleep(Duration::from_secs(seconds));

@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ferro_block::Storage;
 use ferro_devices::debug_port::{self, DebugPort, DebugSink};
 use ferro_devices::dma::Dma;
 use ferro_devices::fw_cfg;
@@ -24,7 +23,7 @@ use ferro_devices::vga::{self, Vga, VideoMemory};
 use ferro_devices::virtio::{
     Balloon, Block, Console, Disk, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet, VirtioDevice, VirtioPci,
 };
-use ferro_guest::{BusDevice, Clock, GuestMemory};
+use ferro_guest::{BusDevice, Clock, GuestMemory, SaveState};
 use ferro_hypervisor::{Vm, VmClock};
 use tracing::debug;
 
@@ -35,23 +34,25 @@ use crate::control::{Control, Switch};
 use crate::description::{DiskDescription, DiskInterface, MacAddress, SerialTarget, VmDescription};
 use crate::disk::StorageDisk;
 use crate::firmware::{Bootable, Firmware, Told, configure, set_up_cmos};
+use crate::image::DiskImage;
 use crate::layout::{self, Arena};
 use crate::memory_map::{MemoryMap, VideoWindow};
 use crate::monitor::{Drive, DriveKind};
 use crate::serial::{Outgoing, Sender};
 use crate::sound::AudioTarget;
+use crate::state::NamedChip;
 
 /// A disk as the board gets it: described, and opened unless it is an empty drive.
 pub(crate) struct OpenDisk {
     pub(crate) description: DiskDescription,
-    pub(crate) storage: Option<Arc<dyn Storage>>,
+    pub(crate) image: Option<DiskImage>,
 }
 
 impl OpenDisk {
     /// What a chip gets of it.
     fn backend(&self) -> Option<Box<dyn Disk>> {
         let DiskDescription { file, read_only, .. } = &self.description;
-        let storage = self.storage.clone()?;
+        let storage = self.image.as_ref()?.storage.clone();
         Some(Box::new(StorageDisk::new(file.clone(), storage, *read_only)))
     }
 }
@@ -84,6 +85,8 @@ pub(crate) struct Board {
     pub(crate) cards: Vec<Shared<VirtioPci<Net>>>,
     /// The PCI numbers of the functions whose work is worth a thread.
     pub(crate) busy: Vec<u8>,
+    /// Every chip with the name of its section in a saved VM.
+    pub(crate) chips: Vec<NamedChip>,
 }
 
 struct HostTime;
@@ -157,6 +160,7 @@ struct Slots {
     vm: Arc<dyn Vm>,
     router: Arc<PirqRouter>,
     functions: Vec<(u8, SharedFunction)>,
+    chips: Vec<NamedChip>,
     next: u8,
 }
 
@@ -164,23 +168,34 @@ impl Slots {
     fn new(vm: &Arc<dyn Vm>) -> Self {
         let direct = std::array::from_fn(|wire| vm.line(layout::PCI_IRQ + wire as u32));
         let router = PirqRouter::new(direct, std::array::from_fn(|irq| vm.line(irq as u32)));
-        Self { vm: vm.clone(), router, functions: vec![], next: layout::FIRST_FREE_SLOT }
+        Self { vm: vm.clone(), router, functions: vec![], chips: vec![], next: layout::FIRST_FREE_SLOT }
     }
 
-    fn add<F: PciFunction + 'static>(&mut self, slot: u8, function: u8, device: F) -> Shared<F> {
+    /// Adds a function; `name` is what its section in a saved VM is called, together with its place.
+    fn add<F: PciFunction + SaveState + 'static>(
+        &mut self,
+        name: &str,
+        (slot, function): (u8, u8),
+        device: F,
+    ) -> Shared<F> {
         let device = Arc::new(Mutex::new(device));
         self.functions.push((slot << 3 | function, device.clone()));
+        self.chips.push((format!("{name}@{slot:x}.{function}"), device.clone()));
         device
     }
 
-    fn add_virtio<D: VirtioDevice + 'static>(&mut self, device: D) -> (u8, Shared<VirtioPci<D>>) {
+    fn add_virtio<D: VirtioDevice + SaveState + 'static>(
+        &mut self,
+        name: &str,
+        device: D,
+    ) -> (u8, Shared<VirtioPci<D>>) {
         let slot = self.next;
         self.next += 1;
         let sink = Arc::new(Messages(self.vm.clone()));
         let line = self.router.line(slot, 0);
         let mut function = VirtioPci::new(device, self.vm.memory().clone(), sink, line);
         function.config_mut().set_interrupt_line((layout::PCI_IRQ + PirqRouter::wire(slot, 0) as u32) as u8);
-        (slot, self.add(slot, 0, function))
+        (slot, self.add(name, (slot, 0), function))
     }
 
     /// Adds IDE with its disks and CD-ROM drives, and the virtio disks; says what can be booted from, in their order.
@@ -190,12 +205,12 @@ impl Slots {
         let (mut bootable, mut drives) = (vec![], vec![]);
         for (index, disk) in in_order_of_units(disks).into_iter().enumerate() {
             let backend = disk.backend();
-            let OpenDisk { description, storage } = disk;
+            let OpenDisk { description, image } = disk;
             let serial = description.serial.clone().unwrap_or_else(|| format!("disk{index}"));
-            let drive = |name, kind| Drive::new(name, kind, &description, storage);
+            let drive = |name, kind| Drive::new(name, kind, &description, image);
             let (kind, path) = match backend {
                 Some(backend) if description.interface == DiskInterface::Virtio => {
-                    let (slot, disk) = self.add_virtio(Block::new(backend, &serial, description.queues));
+                    let (slot, disk) = self.add_virtio("virtio-blk", Block::new(backend, &serial, description.queues));
                     let name = format!("virtio{}", drives.iter().filter(|drive: &&Drive| drive.is_virtio()).count());
                     drives.push(drive(name, DriveKind::Virtio(disk)));
                     (BootDevice::Disk, format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0"))
@@ -219,7 +234,7 @@ impl Slots {
             };
             bootable.push(Bootable { kind, path });
         }
-        (self.add(layout::ISA_SLOT, 1, ide), bootable, drives)
+        (self.add("ide", (layout::ISA_SLOT, 1), ide), bootable, drives)
     }
 }
 
@@ -237,33 +252,39 @@ fn free_unit(ide: &IdeController, given: Option<u8>, cdrom: bool) -> Position {
     Position::from_index(index.expect("the description has four units at most"))
 }
 
-/// The chips at fixed ports, and the range of each.
-struct Ports(Vec<(Range<u64>, Shared<dyn BusDevice>)>);
+/// The chips at fixed ports, the range of each, and their sections in a saved VM.
+#[derive(Default)]
+struct Ports {
+    ranges: Vec<(Range<u64>, Shared<dyn BusDevice>)>,
+    chips: Vec<NamedChip>,
+}
 
 impl Ports {
-    fn add<D: BusDevice + 'static>(&mut self, range: Range<u64>, device: D) -> Shared<D> {
+    fn add<D: BusDevice + SaveState + 'static>(&mut self, name: &str, range: Range<u64>, device: D) -> Shared<D> {
         let device = Arc::new(Mutex::new(device));
-        self.0.push((range, device.clone()));
+        self.chips.push((format!("{name}@{:x}", range.start), device.clone()));
+        self.ranges.push((range, device.clone()));
         device
     }
 
     /// Another range of a chip's ports: it sees their numbers from `base` on.
     fn add_part<D: BusDevice + 'static>(&mut self, range: Range<u64>, device: &Shared<D>, base: u64) {
-        self.0.push((range, Arc::new(Mutex::new(Part { device: device.clone(), base }))));
+        self.ranges.push((range, Arc::new(Mutex::new(Part { device: device.clone(), base }))));
     }
 
     /// What resets a PC and what firmware probes for.
     fn add_legacy(&mut self, control: &Arc<Control>) {
         let switch = || Box::new(Switch(control.clone()));
-        self.add(port(reset::PORT_A), PortA::new(switch()));
+        self.add("port-a", port(reset::PORT_A), PortA::new(switch()));
         // Before the configuration ports, in whose range it is.
-        self.add(port(reset::RESET_CONTROL), ResetControl::new(switch()));
+        self.add("reset", port(reset::RESET_CONTROL), ResetControl::new(switch()));
         let dma = Arc::new(Mutex::new(Dma::default()));
+        self.chips.push(("dma".into(), dma.clone()));
         for range in Dma::PORTS {
             let base = range.start;
             self.add_part(range, &dma, base);
         }
-        self.add(port(debug_port::PORT), DebugPort::new(Box::new(FirmwareLog)));
+        self.add("debug", port(debug_port::PORT), DebugPort::new(Box::new(FirmwareLog)));
     }
 }
 
@@ -330,7 +351,7 @@ impl Plan<'_> {
             let memory = self.vm.memory().clone();
             VideoMemory::new(memory, self.arena.video_offset() as usize, video as usize, logged)
         };
-        (video > 0).then(|| slots.add(layout::VGA_SLOT, 0, Vga::new(memory())))
+        (video > 0).then(|| slots.add("vga", (layout::VGA_SLOT, 0), Vga::new(memory())))
     }
 
     fn add_sound(&self, slots: &mut Slots) -> Option<Shared<Ac97>> {
@@ -340,7 +361,7 @@ impl Plan<'_> {
             let line = slots.router.line(slot, 0);
             let mut card = Ac97::new(self.vm.memory().clone(), line);
             card.config_mut().set_interrupt_line((layout::PCI_IRQ + PirqRouter::wire(slot, 0) as u32) as u8);
-            slots.add(slot, 0, card)
+            slots.add("ac97", (slot, 0), card)
         })
     }
 
@@ -354,21 +375,22 @@ impl Plan<'_> {
         let (wall, entropy) = self.surroundings()?;
         let switch = || Box::new(Switch(self.control.clone()));
         let mut slots = Slots::new(vm);
-        let bridge = slots.add(0, 0, HostBridge::default());
+        let bridge = slots.add("host-bridge", (0, 0), HostBridge::default());
         let router = slots.router.clone();
-        slots.add(layout::ISA_SLOT, 0, IsaBridge::new(router));
+        slots.add("isa-bridge", (layout::ISA_SLOT, 0), IsaBridge::new(router));
         let power = PowerManagement::new(vm.line(layout::SCI), clock.clone(), switch());
-        let power = slots.add(layout::ISA_SLOT, 3, PowerFunction::new(power));
+        let power = slots.add("power", (layout::ISA_SLOT, 3), PowerFunction::new(power));
         let first = slots.next;
         let (ide, bootable, drives) = slots.add_disks(disks);
-        let cards = nets.into_iter().map(|net| slots.add_virtio(Net::new(net.mac.0, net.sink)).1).collect();
+        let cards =
+            nets.into_iter().map(|net| slots.add_virtio("virtio-net", Net::new(net.mac.0, net.sink)).1).collect();
         let busy = (first..slots.next).map(|slot| slot << 3).collect();
         let console = (self.description.console != SerialTarget::None).then(|| {
             let outgoing = Arc::new(Outgoing::default());
-            (slots.add_virtio(Console::new(Box::new(Sender(outgoing.clone())))).1, outgoing)
+            (slots.add_virtio("virtio-console", Console::new(Box::new(Sender(outgoing.clone())))).1, outgoing)
         });
-        slots.add_virtio(Rng::new(entropy));
-        let (_, balloon) = slots.add_virtio(Balloon::new(Box::new(FreePages(vm.memory().clone()))));
+        slots.add_virtio("virtio-rng", Rng::new(entropy));
+        let (_, balloon) = slots.add_virtio("virtio-balloon", Balloon::new(Box::new(FreePages(vm.memory().clone()))));
         let vga = self.add_vga(&mut slots);
         let window = vga.clone().map(|function| VideoWindow {
             number: layout::VGA_SLOT << 3,
@@ -377,31 +399,32 @@ impl Plan<'_> {
         });
         let sound = self.add_sound(&mut slots);
         // The last: the others are where they are without it.
-        let tablet = self.description.tablet.then(|| slots.add_virtio(Tablet::default()).1);
+        let tablet = self.description.tablet.then(|| slots.add_virtio("virtio-tablet", Tablet::default()).1);
         let map = MemoryMap::new(vm.clone(), self.arena, bridge.clone(), window);
         let pci = Arc::new(PciBus::new(slots.functions));
         pci.observe(map.clone());
 
-        let mut ports = Ports(vec![]);
+        let mut ports = Ports::default();
         ports.add_legacy(self.control);
         let serial_out = Arc::new(Outgoing::default());
         let sender = Box::new(Sender(serial_out.clone()));
         let serial_ports = layout::COM1_PORT..layout::COM1_PORT + 8;
-        let serial = ports.add(serial_ports, Uart16550::new(vm.line(layout::COM1_IRQ), sender));
-        ports.add(0xcf8..0xd00, ConfigPorts::new(pci.clone()));
-        let rtc = ports.add(0x70..0x72, Rtc::new(vm.line(layout::RTC_IRQ), clock, wall));
+        let serial = ports.add("serial", serial_ports, Uart16550::new(vm.line(layout::COM1_IRQ), sender));
+        ports.add("pci-config", 0xcf8..0xd00, ConfigPorts::new(pci.clone()));
+        let rtc = ports.add("rtc", 0x70..0x72, Rtc::new(vm.line(layout::RTC_IRQ), clock, wall));
         set_up_cmos(&mut lock(&rtc), self.arena.ram, self.description.cpus, &self.description.boot);
         // Its data port, and four above it its command port; what is between belongs to others.
         let [key_line, mouse_line] = [layout::KEYBOARD_IRQ, layout::MOUSE_IRQ].map(|irq| vm.line(irq));
-        let keyboard = ports.add(0x60..0x61, I8042::new(switch(), key_line, mouse_line));
+        let keyboard = ports.add("i8042", 0x60..0x61, I8042::new(switch(), key_line, mouse_line));
         ports.add_part(0x64..0x65, &keyboard, 4);
         if let Some(firmware) = self.firmware {
             let order = &self.description.boot;
             let told = Told { memory: self.arena.ram, acpi: self.acpi(), order, bootable: &bootable };
             let range = u64::from(fw_cfg::PORT)..u64::from(fw_cfg::PORT + fw_cfg::PORTS);
-            ports.add(range, configure(firmware, &told, vm.memory().clone()));
+            ports.add("fw-cfg", range, configure(firmware, &told, vm.memory().clone()));
         }
-        let bus = Arc::new(MachineBus::new(ports.0, pci.clone(), map.clone()));
+        let chips = [slots.chips, ports.chips].concat();
+        let bus = Arc::new(MachineBus::new(ports.ranges, pci.clone(), map.clone()));
         Ok(Board {
             acpi: self.acpi(),
             bus,
@@ -422,6 +445,7 @@ impl Plan<'_> {
             rtc,
             cards,
             busy,
+            chips,
         })
     }
 }

@@ -38,6 +38,7 @@ struct File {
     insecure: Option<bool>,
     no_reboot: Option<bool>,
     paused: Option<bool>,
+    loadvm: Option<String>,
     sandbox: Option<bool>,
     user: Option<String>,
     #[serde(default)]
@@ -166,6 +167,7 @@ impl File {
         vm.insecure = self.insecure.unwrap_or_default();
         vm.no_reboot = self.no_reboot.unwrap_or_default();
         vm.paused = self.paused.unwrap_or_default();
+        vm.loadvm = self.loadvm;
         vm.sandbox.on = self.sandbox.unwrap_or(true);
         vm.sandbox.user = self.user;
         vm.sandbox.allow = self.allow_path.iter().map(|path| folder.join(path)).collect();

@@ -2,7 +2,7 @@
 //! thread that owns it.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use ferro_devices::i8042::ResetLine;
 use ferro_devices::power::{PowerRequest, PowerSwitch};
@@ -52,6 +52,12 @@ struct State {
     allowed: u64,
     /// Somebody stopped the VM, and it stays so until told to go on, whatever happens meanwhile.
     stopped: bool,
+    /// The VM is kept still to look at the whole of it.
+    still: bool,
+    /// The vCPUs that go on when it is no longer kept still.
+    after_still: Option<u64>,
+    /// A state was half taken over: it doesn't run until it has a whole one.
+    broken: bool,
 }
 
 /// The handle to a VM's vCPU threads.
@@ -61,6 +67,8 @@ pub struct Control {
     changed: Condvar,
     jobs: Vec<Mutex<Sender<Job>>>,
     events: Mutex<Sender<Event>>,
+    /// Held by whoever replaces the whole state of the VM, or looks at the whole of it.
+    whole: Mutex<()>,
 }
 
 /// What a vCPU thread does next.
@@ -78,9 +86,18 @@ impl Control {
                 (Mutex::new(sender), JobQueue { vcpu, jobs: receiver })
             })
             .unzip();
-        let state =
-            Mutex::new(State { phase: Phase::Paused, parked: 0, working: 0, allowed: u64::MAX, stopped: false });
-        (Arc::new(Self { vm, state, changed: Condvar::new(), jobs, events: Mutex::new(events) }), queues)
+        let state = Mutex::new(State {
+            phase: Phase::Paused,
+            parked: 0,
+            working: 0,
+            allowed: u64::MAX,
+            stopped: false,
+            still: false,
+            after_still: None,
+            broken: false,
+        });
+        let (events, whole) = (Mutex::new(events), Mutex::default());
+        (Arc::new(Self { vm, state, changed: Condvar::new(), jobs, events, whole }), queues)
     }
 
     /// Reports something to the run loop.
@@ -145,19 +162,75 @@ impl Control {
 
     /// Lets those vCPUs run whose bit is set, and no others.
     pub(crate) fn resume_some(&self, allowed: u64) {
-        lock(&self.state).allowed = allowed;
+        let mut state = lock(&self.state);
+        if state.broken {
+            return;
+        }
+        if state.still {
+            state.after_still = Some(allowed);
+            return;
+        }
+        state.allowed = allowed;
+        drop(state);
         self.vm.clock().start();
         self.set_phase(Phase::Running);
     }
 
     /// Stops all vCPUs and the I/O threads; returns when none is at work any more. Not to be called by one of them.
     pub fn pause(&self) {
+        lock(&self.state).after_still = None;
+        self.halt();
+    }
+
+    fn halt(&self) {
         self.set_phase(Phase::Paused);
         let state = lock(&self.state);
         let all = self.vcpus();
         let busy = |state: &mut State| (state.parked < all || state.working > 0) && state.phase == Phase::Paused;
         drop(self.changed.wait_while(state, busy));
         self.vm.clock().stop();
+    }
+
+    /// Keeps the VM still until the answer is dropped; then it goes on if it ran before, or if it was told to meanwhile.
+    /// Whoever else needs the whole VM waits as long: resets do. Not to be called by a vCPU's thread.
+    pub(crate) fn keep_still(&self) -> Still<'_> {
+        let whole = lock(&self.whole);
+        {
+            // From here on nobody lets it go on before this does.
+            let mut state = lock(&self.state);
+            state.still = true;
+            state.after_still = (state.phase == Phase::Running).then_some(state.allowed);
+        }
+        self.halt();
+        Still { control: self, _whole: whole }
+    }
+
+    /// Waits until nobody needs the whole VM, and keeps others from it.
+    pub(crate) fn whole(&self) -> MutexGuard<'_, ()> {
+        lock(&self.whole)
+    }
+
+    /// Whether the VM is kept still.
+    pub(crate) fn is_still(&self) -> bool {
+        lock(&self.state).still
+    }
+
+    /// Whether a state was half taken over.
+    pub(crate) fn is_broken(&self) -> bool {
+        lock(&self.state).broken
+    }
+
+    /// As [`Control::while_running`], but does nothing while the VM is paused.
+    pub(crate) fn if_running(&self, work: impl FnOnce()) {
+        let mut state = lock(&self.state);
+        if state.phase != Phase::Running {
+            return;
+        }
+        state.working += 1;
+        drop(state);
+        work();
+        lock(&self.state).working -= 1;
+        self.changed.notify_all();
     }
 
     /// Does a device's work in a thread beside the vCPUs', as soon as the VM isn't paused. `None`, without having done it, when
@@ -229,6 +302,32 @@ impl Control {
                 Phase::Ended => return Turn::End,
                 Phase::Paused | Phase::Running => drop(self.changed.wait(state)),
             }
+        }
+    }
+}
+
+/// A VM that is kept still: see [`Control::keep_still`].
+pub(crate) struct Still<'a> {
+    control: &'a Control,
+    _whole: MutexGuard<'a, ()>,
+}
+
+impl Still<'_> {
+    /// Says whether the VM has half of a state, and must not run before it has a whole one.
+    pub(crate) fn set_broken(&self, broken: bool) {
+        lock(&self.control.state).broken = broken;
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        let after = {
+            let mut state = lock(&self.control.state);
+            state.still = false;
+            state.after_still.take()
+        };
+        if let Some(allowed) = after {
+            self.control.resume_some(allowed);
         }
     }
 }

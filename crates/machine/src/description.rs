@@ -89,6 +89,8 @@ pub struct VmDescription {
     pub no_reboot: bool,
     /// It waits to be told to begin.
     pub paused: bool,
+    /// It goes on where this snapshot of it was made.
+    pub loadvm: Option<String>,
     /// What its process may still do when it runs.
     pub sandbox: SandboxDescription,
 }
@@ -120,6 +122,7 @@ impl Default for VmDescription {
             insecure: false,
             no_reboot: false,
             paused: false,
+            loadvm: None,
             sandbox: SandboxDescription::default(),
         }
     }

@@ -5,8 +5,10 @@ mod core_file;
 mod drives;
 mod events;
 mod inspect;
+mod jobs;
 mod operator;
 mod pages;
+mod snapshots;
 mod transport;
 
 pub(crate) use ferro_console::monitor::Event;

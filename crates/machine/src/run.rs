@@ -6,12 +6,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ferro_block::Storage;
 use ferro_console::monitor::NetworkInfo;
 use ferro_guest::{GuestMemory, MapError, Ram, RamError};
 use ferro_hypervisor::kvm::{self, KvmVm};
 use ferro_hypervisor::soft::SoftVm;
 use ferro_hypervisor::{Exit, HostClock, InstructionClock, Registers, Vcpu, Vm, VmClock};
+use ferro_sys::signals::Termination;
 use tracing::{debug, info, warn};
 
 use crate::board::{Board, OpenDisk, OpenNet, Plan};
@@ -24,13 +24,16 @@ use crate::description::{
 use crate::firmware::{Firmware, FirmwareError};
 use crate::gdb::Stub;
 use crate::handle::{Handle, Screen};
+use crate::image::DiskImage;
 use crate::io_thread::{self, Served};
 use crate::layout::{self, Arena};
 use crate::monitor::{self, Language, Operator, Parts, Subscribers, TerminalSession};
 use crate::network;
 use crate::sandbox::{self, Reach};
 use crate::serial;
+use crate::snapshot::{Scope, SnapshotError, Snapshots};
 use crate::sound::{AudioTarget, Recorder, WaveForm};
+use crate::state::{Keeper, Progress};
 use crate::terminal::RawTerminal;
 use crate::vnc;
 
@@ -82,6 +85,14 @@ pub enum RunError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// The snapshot to begin with can't be loaded.
+    #[error("cannot load the snapshot '{tag}': {told}")]
+    LoadVm {
+        /// Its name.
+        tag: String,
+        /// Why not.
+        told: String,
+    },
     /// The accelerator can't execute what the guest does.
     #[error("the guest can't go on: {0}")]
     Guest(String),
@@ -109,6 +120,7 @@ struct Machine {
     description: VmDescription,
     debugger: Arc<Mutex<Option<Stub>>>,
     subscribers: Arc<Subscribers>,
+    snapshots: Arc<Snapshots>,
     recorder: Arc<Recorder>,
     /// The files that its process reaches; `None` where that isn't confined.
     reach: Option<Reach>,
@@ -145,22 +157,12 @@ impl BootSource {
     }
 }
 
-/// Gives the described disks their images, and empty drives none.
-fn join_images(description: &VmDescription, images: Vec<Arc<dyn Storage>>) -> Vec<OpenDisk> {
-    let mut images = images.into_iter();
-    let disks = description.disks.iter().cloned().map(|description| {
-        let storage = if description.is_empty() { None } else { images.next() };
-        OpenDisk { description, storage }
-    });
-    disks.collect()
-}
-
 /// Runs a VM to its end. `disks` are the opened images of the description's disks, in order; a CD-ROM drive without a disc
 /// has none.
 ///
 /// # Errors
 /// Anything that keeps it from starting, before the guest has executed an instruction, and an accelerator that fails.
-pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<Outcome, RunError> {
+pub fn run(description: &VmDescription, disks: Vec<DiskImage>) -> Result<Outcome, RunError> {
     run_with(description, disks, |_| {})
 }
 
@@ -170,18 +172,18 @@ pub fn run(description: &VmDescription, disks: Vec<Arc<dyn Storage>>) -> Result<
 /// As for [`run`].
 pub fn run_with(
     description: &VmDescription,
-    disks: Vec<Arc<dyn Storage>>,
+    disks: Vec<DiskImage>,
     started: impl FnOnce(Handle),
 ) -> Result<Outcome, RunError> {
     description.check()?;
-    let termination = ferro_sys::signals::Termination::catch().map_err(host("catch signals"))?;
+    let termination = Termination::catch().map_err(host("catch signals"))?;
     let source = BootSource::open(description)?;
     let arena = source.arena(description);
     let vm = make_vm(description, arena)?;
     let (sender, events) = channel();
     let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
-    let disks = join_images(description, disks);
+    let disks = with_descriptions(description, disks);
     let (nets, plugs) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
@@ -202,8 +204,10 @@ pub fn run_with(
         ide: board.ide.clone(),
         tablet: board.tablet.clone(),
     };
+    let snapshots = snapshots(&vm, &control, arena, &board);
     let machine = Machine {
         handle,
+        snapshots: Arc::new(snapshots),
         vm,
         control: control.clone(),
         board,
@@ -236,13 +240,7 @@ pub fn run_with(
         plug.connect(card.clone(), control.clone()).map_err(host("start a thread"))?;
     }
     let served = io_thread::attach(&machine.vm, &machine.board.pci, &machine.board.busy)?;
-    let quit = control.clone();
-    let waiting = move || {
-        if termination.wait().is_ok() {
-            quit.report(Event::Quit);
-        }
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(waiting).map_err(host("start a thread"))?;
+    quit_at_signals(termination, control.clone())?;
     machine.record_sound()?;
     started(machine.handle.clone());
     let terminal = [&description.serial, &description.console].contains(&&SerialTarget::Stdio);
@@ -274,6 +272,32 @@ pub fn run_with(
         served.iter().for_each(Served::wake);
         result
     })
+}
+
+/// The images in the order of the descriptions, of which some are of empty drives.
+fn with_descriptions(description: &VmDescription, disks: Vec<DiskImage>) -> Vec<OpenDisk> {
+    let mut images = disks.into_iter();
+    let disks = description.disks.iter().cloned().map(|description| {
+        let image = if description.is_empty() { None } else { images.next() };
+        OpenDisk { description, image }
+    });
+    disks.collect()
+}
+
+/// What makes and loads snapshots of the VM.
+fn snapshots(vm: &Arc<dyn Vm>, control: &Arc<Control>, arena: Arena, board: &Board) -> Snapshots {
+    let keeper = Keeper::new(vm.clone(), control.clone(), board.chips.clone(), arena, board.pci.clone());
+    Snapshots::new(keeper, control.clone(), vm.clock().clone(), board.drives.clone())
+}
+
+/// Ends the VM when the process is told to end.
+fn quit_at_signals(termination: Termination, control: Arc<Control>) -> Result<(), RunError> {
+    let waiting = move || {
+        if termination.wait().is_ok() {
+            control.report(Event::Quit);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(waiting).map(drop).map_err(host("start a thread"))
 }
 
 fn make_vm(description: &VmDescription, arena: Arena) -> Result<Arc<dyn Vm>, RunError> {
@@ -379,6 +403,7 @@ impl Machine {
             balloon: board.balloon.clone(),
             cards: cards.collect(),
             drives: board.drives.clone(),
+            snapshots: self.snapshots.clone(),
             recorder: self.recorder.clone(),
             debugger: self.debugger.clone(),
             memory: description.memory.0,
@@ -440,6 +465,11 @@ impl Machine {
 
     /// Acts on events until the VM ends.
     fn supervise(&self, events: &Receiver<Event>) -> Result<Outcome, RunError> {
+        if let Some(tag) = &self.description.loadvm {
+            let loaded = self.snapshots.load(tag, &Scope::default(), &Progress::default());
+            let told = |error: SnapshotError| RunError::LoadVm { tag: tag.clone(), told: error.to_string() };
+            loaded.map_err(told)?;
+        }
         if self.description.paused {
             self.control.begin_stopped();
         } else {
@@ -449,7 +479,7 @@ impl Machine {
             let event = match self.clock_deadline() {
                 Some(wait) => match events.recv_timeout(wait) {
                     Err(RecvTimeoutError::Timeout) => {
-                        lock(&self.board.rtc).advance();
+                        self.control.if_running(|| lock(&self.board.rtc).advance());
                         continue;
                     }
                     other => other.ok(),
@@ -474,6 +504,7 @@ impl Machine {
                 Some(Event::Failed(what)) => return Err(RunError::Guest(what)),
                 Some(Event::Quit) | None => Outcome::Quit,
             };
+            let _whole = self.control.whole();
             self.control.pause();
             self.recorder.end();
             self.board.serial_out.drain();
@@ -498,6 +529,7 @@ impl Machine {
 
     fn reset(&self, events: &Receiver<Event>) -> Result<(), RunError> {
         info!("reset");
+        let _whole = self.control.whole();
         self.control.pause();
         // One reset is enough for all that asked while it was on its way.
         while events.try_recv().is_ok_and(|event| matches!(event, Event::ResetRequested { .. })) {}

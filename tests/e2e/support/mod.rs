@@ -2,7 +2,9 @@
 //! to a guest over its serial console. Each test uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod bootable;
 pub(crate) mod pc;
+pub(crate) mod session;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -109,6 +111,19 @@ impl Vm {
     /// The number of its process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for a line that begins so and returns it, without its end, taking all up to there off.
+    pub(crate) fn expect_line(&mut self, start: &str) -> String {
+        let before = self.expect(start);
+        let begun = before[before.rfind('\n').map_or(0, |at| at + 1)..].to_owned();
+        begun + self.expect("\n").trim_end()
+    }
+
+    /// Ends the process at once, as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was started");
     }
 
     /// Types at the console.

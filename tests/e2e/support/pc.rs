@@ -37,7 +37,7 @@ impl Pc {
         let image: Arc<dyn Storage> = Arc::new(FileStorage::open(disc, FileOptions::default()).expect("an image"));
         let (sender, receiver) = channel();
         let thread = std::thread::spawn(move || {
-            run_with(&description, vec![image], |handle| sender.send(handle).expect("the test waits for it"))
+            run_with(&description, vec![image.into()], |handle| sender.send(handle).expect("the test waits for it"))
         });
         match receiver.recv() {
             Ok(handle) => Self { handle, thread: Some(thread) },

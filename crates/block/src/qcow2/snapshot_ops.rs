@@ -258,7 +258,7 @@ impl Inner {
 
     /// Lets the counts fall that an operation released, brings the flags in line with the counts, and clears the dirty
     /// bit: also after a failure, which leaves nothing but unused clusters.
-    fn settle_flags(&self, alone: &Alone<'_>) -> Result<()> {
+    pub(super) fn settle_flags(&self, alone: &Alone<'_>) -> Result<()> {
         self.commit_with(&alone.committing, true)?;
         self.state().refresh_copied(&self.file)?;
         self.settle(&alone.committing)

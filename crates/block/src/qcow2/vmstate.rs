@@ -49,6 +49,17 @@ impl Qcow2 {
         self.0.read_guest_buffer(buffer, guest)
     }
 
+    /// Gives back the space of machine state that no snapshot holds: what was written for one that wasn't made, or that of
+    /// the snapshot applied last.
+    ///
+    /// # Errors
+    /// Errors of the file.
+    pub fn vmstate_discard(&self) -> Result<()> {
+        let alone = self.0.alone_to_write()?;
+        let done = self.0.discard_vmstate();
+        self.0.settle_flags(&alone).and(done)
+    }
+
     /// Writes machine state beyond the end of the disk, for the next snapshot.
     ///
     /// # Errors

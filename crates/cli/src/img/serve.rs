@@ -70,7 +70,11 @@ impl ServeArgs {
         let mut storage = Arc::clone(&image.storage);
         if self.iops.is_some() || self.bps.is_some() {
             let rate = |limit: u64| Rate { per_second: limit, burst: limit.div_ceil(10) };
-            let options = ThrottleOptions { requests: self.iops.map(rate), bytes: self.bps.map(rate) };
+            let options = ThrottleOptions {
+                requests: self.iops.map(rate),
+                bytes: self.bps.map(rate),
+                ..ThrottleOptions::default()
+            };
             storage = Arc::new(Throttle::new(storage, options));
         }
         let listener = match (&self.socket, &self.listen) {

@@ -81,6 +81,10 @@ pub struct SnapshotJob {
     pub id: String,
     /// The snapshot's name.
     pub tag: String,
+    /// The drive that holds the VM's state, where it isn't the first.
+    pub vmstate: Option<String>,
+    /// The drives, where it isn't all.
+    pub devices: Option<Vec<String>>,
     /// What is done: [`Command::SaveVm`], [`Command::LoadVm`] or [`Command::DeleteVm`] of that tag.
     pub action: Box<Command>,
 }
@@ -220,6 +224,13 @@ pub enum Command {
     /// Writes what a drive's overlay holds into the image below it.
     Commit {
         /// The drive; `all` for every one.
+        device: String,
+    },
+    /// The same as a job.
+    StartCommitJob {
+        /// The job's name.
+        id: String,
+        /// The drive.
         device: String,
     },
     /// Gives a drive another size.

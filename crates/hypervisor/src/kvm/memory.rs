@@ -1,9 +1,9 @@
 //! Showing the guest's memory to KVM, one slot per range of the map, asking KVM which pages the guest wrote, and the data
-//! of string instructions on ports. The crate's one place with unsafe code.
+//! of string instructions on ports; also handing it a vCPU's extended state. The crate's one place with unsafe code.
 #![allow(unsafe_code)]
 
 use ferro_guest::{GuestMemory, PAGE_SIZE, Range, RangeKind};
-use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::failed;
@@ -20,6 +20,13 @@ pub(super) fn port_access(fd: &mut VcpuFd) -> (u8, &mut [u8]) {
     // SAFETY: KVM keeps the data inside the vCPU's mapping, of which the structure is the beginning; `fd`, which owns the
     // mapping, stays borrowed as long as the slice lives.
     (io.size, unsafe { std::slice::from_raw_parts_mut(start.add(io.data_offset as usize), len) })
+}
+
+/// Replaces a vCPU's x87, SSE and further extended state.
+pub(super) fn set_extended_state(fd: &VcpuFd, state: &kvm_xsave) -> Result<(), Error> {
+    // SAFETY: KVM reads more than the structure's 4096 bytes only where the process has asked for features beyond that
+    // size by arch_prctl, which nothing here does.
+    unsafe { fd.set_xsave(state) }.map_err(failed("set a vCPU's extended state"))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use kvm_bindings::{
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::memory::port_access;
-use super::{Kick, failed, registers};
-use crate::{Bus, DebugStop, Error, Exit, Registers, Vcpu, Watchpoint};
+use super::{Kick, failed, registers, state};
+use crate::{Bus, DebugStop, Error, Exit, Registers, StateError, Vcpu, Watchpoint};
 
 const DR6_STEP: u64 = 1 << 14;
 
@@ -26,6 +26,10 @@ pub(super) struct KvmVcpu {
     known: bool,
     power_on: Registers,
     watched: Vec<(u64, bool)>,
+    /// The model-specific registers that are saved.
+    msrs: Arc<[u32]>,
+    /// KVM is to finish the access that it stopped for last, and then come back.
+    finishing: bool,
 }
 
 /// Gives each vCPU its own APIC ID and tells how many there are.
@@ -53,11 +57,12 @@ impl KvmVcpu {
         index: u32,
         kicks: &[Arc<Kick>],
         memory: Arc<GuestMemory>,
+        msrs: Arc<[u32]>,
     ) -> Result<Self, Error> {
         fd.set_cpuid2(&topology(cpuid, index, kicks.len() as u32)).map_err(failed("set a vCPU's CPUID"))?;
         let power_on = registers::read(&fd)?;
         let kick = kicks[index as usize].clone();
-        Ok(Self { fd, memory, index, kick, known: false, power_on, watched: vec![] })
+        Ok(Self { fd, memory, index, kick, known: false, power_on, watched: vec![], msrs, finishing: false })
     }
 
     /// Makes the calling thread the one that is kicked.
@@ -132,8 +137,11 @@ impl Vcpu for KvmVcpu {
             return Exit::Failed(error.to_string());
         }
         loop {
+            // An access that KVM stopped for is done only when it is entered again: until then the registers are as
+            // before the instruction, which must not be seen, nor executed twice.
             if self.kick.wanted.swap(false, Ordering::AcqRel) {
-                return Exit::Kicked;
+                self.finishing = true;
+                self.fd.set_kvm_immediate_exit(1);
             }
             let failure = match self.fd.run() {
                 Ok(VcpuExit::IoIn(port, _)) => {
@@ -163,6 +171,10 @@ impl Vcpu for KvmVcpu {
                 Ok(other) => format!("{other:?}"),
                 Err(error) if error.errno() == INTERRUPTED || error.errno() == TRY_AGAIN => {
                     kick::drain();
+                    if std::mem::take(&mut self.finishing) {
+                        self.fd.set_kvm_immediate_exit(0);
+                        return Exit::Kicked;
+                    }
                     continue;
                 }
                 Err(error) => error.to_string(),
@@ -220,6 +232,14 @@ impl Vcpu for KvmVcpu {
             debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
         }
         self.fd.set_guest_debug(&debug).map_err(failed("set a vCPU's debug registers"))
+    }
+
+    fn save(&mut self) -> Result<(u32, Vec<u8>), Error> {
+        Ok((state::VCPU_VERSION, state::save_vcpu(&self.fd, &self.msrs)?))
+    }
+
+    fn load(&mut self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
+        state::load_vcpu(&self.fd, version, bytes)
     }
 
     fn instructions(&self) -> Option<u64> {

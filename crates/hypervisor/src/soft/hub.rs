@@ -6,13 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ferro_cpu::Signals;
-use ferro_guest::Clock;
+use ferro_guest::{Clock, StateSection};
 
 use super::ioapic::{IoApic, Message};
 use super::lapic::{Effect, Lapic, Shorthand};
 use super::pic::PicPair;
 use super::pit::Pit;
-use crate::VmClock;
+use crate::{Part, StateError, VmClock};
 
 /// Where the I/O APIC's registers lie.
 const IOAPIC_BASE: u64 = 0xfec0_0000;
@@ -57,6 +57,8 @@ struct Port {
     lapic: Mutex<Lapic>,
     signals: Arc<Signals>,
     parker: Parker,
+    /// Somebody wants this vCPU's `run` to return.
+    kicked: AtomicBool,
 }
 
 pub(super) struct Hub {
@@ -74,6 +76,7 @@ impl Hub {
             lapic: Mutex::new(Lapic::new(id)),
             signals: Arc::new(Signals::new()),
             parker: Parker::default(),
+            kicked: AtomicBool::new(false),
         };
         Self {
             clock,
@@ -106,8 +109,23 @@ impl Hub {
 
     pub(super) fn kick(&self, vcpu: u32) {
         let port = &self.ports[vcpu as usize];
+        port.kicked.store(true, Ordering::Release);
         port.signals.request_exit();
         port.parker.wake();
+    }
+
+    /// Whether [`Hub::kick`] was called since this was last asked. The CPU also leaves its slice when its guest has set a
+    /// timer.
+    pub(super) fn take_kick(&self, vcpu: u32) -> bool {
+        self.ports[vcpu as usize].kicked.swap(false, Ordering::AcqRel)
+    }
+
+    /// Has the CPU leave its slice after this instruction if time is a count of instructions: a timer that was set is then
+    /// looked at right away, wherever the slice would have ended, so that runs repeat however often they are interrupted.
+    fn timer_set(&self, vcpu: u32) {
+        if let VmClock::Instructions(_) = &*self.clock {
+            self.ports[vcpu as usize].signals.request_exit();
+        }
     }
 
     pub(super) fn inject_nmi(&self, vcpu: u32) {
@@ -308,6 +326,7 @@ impl Hub {
             now.saturating_add_signed(distance)
         };
         let effect = self.with_lapic(vcpu, |lapic| lapic.write_msr(index, value, now, to_clock))?;
+        self.timer_set(vcpu);
         self.act(vcpu, effect);
         Some(())
     }
@@ -334,7 +353,10 @@ impl Hub {
         let effect = self.with_lapic(vcpu, |lapic| {
             (lapic.page() == Some(address - offset)).then(|| lapic.write_page(offset, value, now))
         });
-        effect.map(|effect| self.act(vcpu, effect)).is_some()
+        let Some(effect) = effect else { return false };
+        self.timer_set(vcpu);
+        self.act(vcpu, effect);
+        true
     }
 
     /// Serves a read of the 8259s' or the 8254's ports; `None` for any other port.
@@ -354,10 +376,63 @@ impl Hub {
                 lock(&self.pit).write(port, value, self.clock.now());
                 // The boot CPU minds the timer: it may have to wake earlier now.
                 self.ports[0].parker.wake();
+                self.timer_set(0);
             }
             _ => return false,
         }
         true
+    }
+}
+
+/// What the parts of a saved VM are called.
+const PIC: &str = "pic";
+const IO_APIC: &str = "ioapic";
+const LOCAL_APIC: &str = "lapic";
+const TIMER: &str = "pit";
+
+impl Hub {
+    /// The state of all chips. The vCPUs are stopped.
+    pub(super) fn save(&self) -> Vec<Part> {
+        let part = |name: &str, instance: usize, chip: &dyn StateSection| Part {
+            name: name.to_owned(),
+            instance: instance as u32,
+            version: chip.version(),
+            bytes: chip.save_section(),
+        };
+        let mut parts = vec![
+            part(PIC, 0, &*lock(&self.pics)),
+            part(IO_APIC, 0, &*lock(&self.ioapic)),
+            part(TIMER, 0, &*lock(&self.pit)),
+        ];
+        parts.extend(self.ports.iter().enumerate().map(|(id, port)| part(LOCAL_APIC, id, &*lock(&port.lapic))));
+        parts
+    }
+
+    /// Takes over the state of one chip and brings the vCPUs' interrupt inputs in line with it.
+    pub(super) fn load(&self, part: &Part) -> Result<(), StateError> {
+        let load = |chip: &mut dyn StateSection| chip.load_section(part.version, &part.bytes);
+        match (part.name.as_str(), part.instance) {
+            (PIC, 0) => {
+                let output = {
+                    let mut pics = lock(&self.pics);
+                    load(&mut *pics)?;
+                    pics.output()
+                };
+                self.pic_output.store(output, Ordering::Release);
+                self.update(0);
+            }
+            (IO_APIC, 0) => load(&mut *lock(&self.ioapic))?,
+            (TIMER, 0) => load(&mut *lock(&self.pit))?,
+            (LOCAL_APIC, id) => {
+                let port = self.ports.get(id as usize).ok_or(StateError::Unknown)?;
+                load(&mut *lock(&port.lapic))?;
+                self.update(id);
+            }
+            _ => return Err(StateError::Unknown),
+        }
+        // Whoever sleeps looks at the new deadlines.
+        self.ports.iter().for_each(|port| port.parker.wake());
+        Ok(())
     }
 }
 

@@ -39,12 +39,12 @@ impl Message {
 
 #[derive(Debug, Clone)]
 pub(crate) struct IoApic {
-    select: u8,
-    id: u8,
-    entries: [u64; INPUTS],
-    lines: u32,
+    pub(super) select: u8,
+    pub(super) id: u8,
+    pub(super) entries: [u64; INPUTS],
+    pub(super) lines: u32,
     /// Edges and levels not sent because the entry was masked or its last interrupt isn't ended.
-    waiting: u32,
+    pub(super) waiting: u32,
 }
 
 impl IoApic {

@@ -69,27 +69,27 @@ enum TimerMode {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Lapic {
-    id: u32,
-    base: u64,
-    tpr: u32,
-    ldr: u32,
-    dfr: u32,
-    svr: u32,
-    esr: u32,
-    pending_esr: u32,
-    icr: u64,
+    pub(super) id: u32,
+    pub(super) base: u64,
+    pub(super) tpr: u32,
+    pub(super) ldr: u32,
+    pub(super) dfr: u32,
+    pub(super) svr: u32,
+    pub(super) esr: u32,
+    pub(super) pending_esr: u32,
+    pub(super) icr: u64,
     /// CMCI and the six entries from the timer to the error entry.
-    lvt: [u32; 7],
-    irr: [u32; 8],
-    isr: [u32; 8],
-    tmr: [u32; 8],
-    initial_count: u32,
-    divide: u32,
+    pub(super) lvt: [u32; 7],
+    pub(super) irr: [u32; 8],
+    pub(super) isr: [u32; 8],
+    pub(super) tmr: [u32; 8],
+    pub(super) initial_count: u32,
+    pub(super) divide: u32,
     /// When the timer was last started, in nanoseconds.
-    started: u64,
+    pub(super) started: u64,
     /// When it fires next, in nanoseconds.
-    deadline: Option<u64>,
-    tsc_deadline: u64,
+    pub(super) deadline: Option<u64>,
+    pub(super) tsc_deadline: u64,
 }
 
 /// The highest set bit of 256.

@@ -3,31 +3,31 @@
 
 /// One 8259A.
 #[derive(Debug, Default, Clone)]
-struct Pic {
+pub(super) struct Pic {
     /// Levels of the inputs as last driven.
-    lines: u8,
+    pub(super) lines: u8,
     /// Interrupt request register.
-    irr: u8,
+    pub(super) irr: u8,
     /// In-service register.
-    isr: u8,
+    pub(super) isr: u8,
     /// Interrupt mask register.
-    imr: u8,
+    pub(super) imr: u8,
     /// Which inputs are level-triggered (ELCR).
-    level: u8,
+    pub(super) level: u8,
     /// Upper five bits of the vector (ICW2).
-    base: u8,
+    pub(super) base: u8,
     /// The input of lowest priority is the one before this.
-    priority: u8,
+    pub(super) priority: u8,
     /// What the next write to the data port is: 0 the mask, otherwise ICW2, 3 or 4.
-    expected: u8,
-    needs_icw4: bool,
-    single: bool,
-    read_isr: bool,
-    poll: bool,
-    special_mask: bool,
-    auto_eoi: bool,
-    rotate_on_auto_eoi: bool,
-    special_fully_nested: bool,
+    pub(super) expected: u8,
+    pub(super) needs_icw4: bool,
+    pub(super) single: bool,
+    pub(super) read_isr: bool,
+    pub(super) poll: bool,
+    pub(super) special_mask: bool,
+    pub(super) auto_eoi: bool,
+    pub(super) rotate_on_auto_eoi: bool,
+    pub(super) special_fully_nested: bool,
 }
 
 const CASCADE: u8 = 2;
@@ -156,7 +156,7 @@ impl Pic {
 /// Both controllers, wired as in a PC: the second's output is the first's input 2.
 #[derive(Debug, Clone)]
 pub(crate) struct PicPair {
-    chips: [Pic; 2],
+    pub(super) chips: [Pic; 2],
 }
 
 impl PicPair {

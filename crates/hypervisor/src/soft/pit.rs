@@ -5,7 +5,7 @@
 const FREQUENCY: u64 = 1_193_182;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum ByteOrder {
+pub(super) enum ByteOrder {
     Low,
     High,
     #[default]
@@ -13,19 +13,19 @@ enum ByteOrder {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Counter {
-    mode: u8,
-    bcd: bool,
-    order: ByteOrder,
+pub(super) struct Counter {
+    pub(super) mode: u8,
+    pub(super) bcd: bool,
+    pub(super) order: ByteOrder,
     /// Reload value, 1 to 65536.
-    reload: u64,
+    pub(super) reload: u64,
     /// When the present count began, in nanoseconds; `None` until a count is written, or while the gate holds it.
-    started: Option<u64>,
-    gate: bool,
-    low_written: Option<u8>,
-    high_read_next: bool,
-    latched: Option<u16>,
-    latched_status: Option<u8>,
+    pub(super) started: Option<u64>,
+    pub(super) gate: bool,
+    pub(super) low_written: Option<u8>,
+    pub(super) high_read_next: bool,
+    pub(super) latched: Option<u16>,
+    pub(super) latched_status: Option<u8>,
 }
 
 fn to_ticks(nanoseconds: u64) -> u64 {
@@ -173,10 +173,10 @@ fn from_bcd(value: u16) -> u16 {
 /// The timer: counter 0 drives interrupt input 0, counter 2 the speaker.
 #[derive(Debug, Clone)]
 pub(crate) struct Pit {
-    counters: [Counter; 3],
-    speaker_data: bool,
+    pub(super) counters: [Counter; 3],
+    pub(super) speaker_data: bool,
     /// The output edge of counter 0 that comes next.
-    next: Option<u64>,
+    pub(super) next: Option<u64>,
 }
 
 impl Pit {

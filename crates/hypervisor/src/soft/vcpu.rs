@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use ferro_cpu::{Cpu, Platform};
-use ferro_guest::Clock;
+use ferro_guest::{Clock, LoadError, SaveState, StateReader, StateSection, StateWriter};
 
 use super::hub::Hub;
-use crate::{Bus, Error, Exit, Registers, Vcpu, VmClock, Watchpoint};
+use crate::{Bus, Error, Exit, Registers, StateError, Vcpu, VmClock, Watchpoint};
 
 /// Instructions between two looks at the timers: a fraction of a millisecond.
 const SLICE: u64 = 50_000;
@@ -114,9 +114,13 @@ impl Vcpu for SoftVcpu {
         loop {
             let now = self.hub.clock().now();
             let deadline = self.hub.advance(self.index, now);
-            let budget = match (&**self.hub.clock(), deadline) {
-                (VmClock::Instructions(_), Some(deadline)) => SLICE.min(deadline.saturating_sub(now)).max(1),
-                _ => SLICE,
+            let budget = match &**self.hub.clock() {
+                // Slices end at the same instructions however often they are interrupted: so runs repeat.
+                VmClock::Instructions(_) => {
+                    let slice = SLICE - self.cpu.instructions() % SLICE;
+                    deadline.map_or(slice, |deadline| slice.min(deadline.saturating_sub(now)).max(1))
+                }
+                VmClock::Host(_) => SLICE,
             };
             let mut surroundings = Surroundings {
                 hub: &self.hub,
@@ -127,7 +131,8 @@ impl Vcpu for SoftVcpu {
             };
             match self.cpu.run(&mut surroundings, budget) {
                 ferro_cpu::Exit::Budget => {}
-                ferro_cpu::Exit::Kicked => return Exit::Kicked,
+                ferro_cpu::Exit::Kicked if self.hub.take_kick(self.index) => return Exit::Kicked,
+                ferro_cpu::Exit::Kicked => {}
                 ferro_cpu::Exit::Shutdown => return Exit::Shutdown,
                 ferro_cpu::Exit::Debug(stop) => return Exit::Debug(stop),
                 // The guest may have set a timer during the slice.
@@ -164,7 +169,31 @@ impl Vcpu for SoftVcpu {
         Ok(())
     }
 
+    fn save(&mut self) -> Result<(u32, Vec<u8>), Error> {
+        Ok((self.version(), self.save_section()))
+    }
+
+    fn load(&mut self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
+        Ok(self.load_section(version, bytes)?)
+    }
+
     fn instructions(&self) -> Option<u64> {
         Some(self.cpu.instructions())
+    }
+}
+
+impl SaveState for SoftVcpu {
+    const VERSION: u32 = 1;
+
+    fn save(&self, into: &mut StateWriter) {
+        into.u64(self.random);
+        into.u32(Cpu::VERSION);
+        self.cpu.save(into);
+    }
+
+    fn load(&mut self, _version: u32, from: &mut StateReader<'_>) -> Result<(), LoadError> {
+        self.random = from.u64()?;
+        let version = from.u32()?;
+        self.cpu.load(version, from)
     }
 }

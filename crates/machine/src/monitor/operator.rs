@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ferro_block::jobs::Watch;
 use ferro_console::keys;
 use ferro_console::monitor::{
     BalloonInfo, CaptureInfo, Command, Event, MouseButtons, MouseInfo, NetworkInfo, NetworkLink, OperationError, Reply,
@@ -15,13 +16,16 @@ use ferro_devices::ps2::{Buttons, Key};
 use ferro_devices::virtio::{Balloon, Net, TABLET_MAX, VirtioPci};
 use ferro_hypervisor::Vm;
 
+use super::jobs::Jobs;
 use super::{Drive, Subscribers, inspect};
 use crate::Handle;
 use crate::bus::{MachineBus, Shared, lock};
 use crate::control::Control;
 use crate::gdb::Stub;
 use crate::sandbox::Reach;
+use crate::snapshot::{Scope, Snapshots};
 use crate::sound::{Recorder, WaveForm};
+use crate::state::Progress;
 use crate::vnc;
 
 /// What the operator reaches of a VM.
@@ -35,6 +39,7 @@ pub(crate) struct Parts {
     pub(crate) balloon: Shared<VirtioPci<Balloon>>,
     pub(crate) cards: Vec<(NetworkInfo, Shared<VirtioPci<Net>>)>,
     pub(crate) drives: Arc<[Drive]>,
+    pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) debugger: Arc<Mutex<Option<Stub>>>,
     /// Bytes of RAM.
@@ -51,6 +56,8 @@ pub(crate) struct Operator {
     pub(super) handle: Handle,
     pub(super) bus: Arc<MachineBus>,
     pub(super) drives: Arc<[Drive]>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) jobs: Arc<Jobs>,
     recorder: Arc<Recorder>,
     pub(super) subscribers: Arc<Subscribers>,
     name: String,
@@ -66,7 +73,7 @@ pub(crate) struct Operator {
     reach: Option<Reach>,
     buttons: Mutex<Buttons>,
     /// One command at a time, whoever asks.
-    turn: Mutex<()>,
+    pub(super) turn: Mutex<()>,
 }
 
 /// A failure as the monitor tells it.
@@ -103,6 +110,8 @@ impl Operator {
             handle: parts.handle,
             bus: parts.bus,
             drives: parts.drives,
+            snapshots: parts.snapshots,
+            jobs: Jobs::new(subscribers.clone()),
             recorder: parts.recorder,
             subscribers,
             name: parts.name,
@@ -130,14 +139,28 @@ impl Operator {
     ///
     /// # Errors
     /// What failed, for whoever asked.
-    pub(crate) fn execute(&self, command: Command) -> Result {
-        // Keys are held for a time, in which others may go on.
-        if let Command::SendKeys { keys, hold } = command {
-            return self.send_keys(&keys, hold);
+    pub(crate) fn execute(self: &Arc<Self>, command: Command) -> Result {
+        match command {
+            // Keys are held for a time, in which others may go on.
+            Command::SendKeys { keys, hold } => return self.send_keys(&keys, hold),
+            // A job takes its turn when it can; how far it is can be asked at any time.
+            Command::StartSnapshotJob(job) => return self.start_snapshot_job(job),
+            Command::StartCommitJob { id, device } => return self.start_commit_job(&id, device),
+            Command::QueryJobs => return Ok(Reply::Jobs(self.jobs.list())),
+            Command::DismissJob { id } => return self.jobs.dismiss(&id).map(|()| Reply::Done),
+            Command::QueryStatus => return Ok(Reply::Status(self.run_state())),
+            _ => {}
         }
         let _turn = lock(&self.turn);
         self.check_reach(&command)?;
         match command {
+            Command::SaveVm { .. } | Command::LoadVm { .. } | Command::DeleteVm { .. } => {
+                self.act_on_snapshot(&command, &Scope::default(), true, &Progress::default())
+            }
+            Command::QuerySnapshots => self.query_snapshots(),
+            Command::Continue if self.control.is_broken() => Err(OperationError::new(
+                "the VM has half of a saved state and can't go on: load a snapshot (loadvm), or end it (quit)",
+            )),
             Command::Stop | Command::Continue | Command::Quit | Command::Reset | Command::PowerDown | Command::Nmi => {
                 Ok(self.run_control(&command))
             }
@@ -155,6 +178,11 @@ impl Operator {
                 self.change_medium(&device, &file, format.as_deref(), force)
             }
             Command::Resize { device, size } => self.resize(&device, size),
+            Command::Commit { device } => self.commit(&device, &Watch::new()),
+            Command::SnapshotDrive { device, file, format, reuse } => {
+                self.snapshot_drive(&device, &file, format.as_deref(), reuse)
+            }
+            Command::Throttle { device, limits } => self.throttle(&device, limits),
             Command::MouseMove { dx, dy, dz } => Ok(self.move_mouse(dx, dy, dz)),
             Command::MouseButtons(buttons) => Ok(self.press_buttons(buttons)),
             Command::Screenshot(screenshot) => self.screenshot(&screenshot),
@@ -183,7 +211,6 @@ impl Operator {
     /// What needs no more than looking.
     fn query(&self, command: &Command) -> Result {
         Ok(match command {
-            Command::QueryStatus => Reply::Status(self.run_state()),
             Command::QueryName => Reply::Name(self.name.clone()),
             Command::QueryKvm => {
                 let present = std::path::Path::new("/dev/kvm").exists();
@@ -203,15 +230,7 @@ impl Operator {
             }
             Command::QueryMice => Reply::Mice(self.mice()),
             Command::QueryCaptures => Reply::Captures(self.captures()),
-            Command::QueryJobs => Reply::Jobs(vec![]),
             Command::QueryChardev => Reply::Chardev(vec![]),
-            Command::SaveVm { .. }
-            | Command::LoadVm { .. }
-            | Command::DeleteVm { .. }
-            | Command::StartSnapshotJob(_) => {
-                return Err(unsupported("saving the whole VM"));
-            }
-            Command::QuerySnapshots => return Err(unsupported("saving the whole VM")),
             Command::ChangeVncPassword { password } => {
                 let Some(server) = &self.vnc else {
                     return Err(OperationError::new("the VM has no VNC server (--vnc)"));
@@ -219,15 +238,17 @@ impl Operator {
                 server.change_password(password.as_bytes());
                 Reply::Done
             }
-            Command::Throttle { .. } => return Err(unsupported("changing a drive's limits")),
-            Command::Commit { .. } | Command::SnapshotDrive { .. } => {
-                return Err(unsupported("changing a drive's overlay"));
-            }
             _ => return Err(unsupported("this")),
         })
     }
 
     fn run_state(&self) -> RunState {
+        if self.control.is_still() {
+            return RunState::SaveVm;
+        }
+        if self.control.is_broken() {
+            return RunState::InternalError;
+        }
         match (self.control.is_running(), *lock(&self.prelaunch)) {
             (true, _) => RunState::Running,
             (false, true) => RunState::Prelaunch,

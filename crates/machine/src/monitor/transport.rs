@@ -64,7 +64,7 @@ impl Session {
     }
 
     /// Does all that the session wants now. False when it is over.
-    fn serve(&mut self, operator: &Operator, output: &mut dyn Write) -> bool {
+    fn serve(&mut self, operator: &Arc<Operator>, output: &mut dyn Write) -> bool {
         while let Some(wanted) = self.poll() {
             match wanted {
                 Output::Send(bytes) => {

@@ -328,6 +328,7 @@ mod tests {
         for (line, told) in [
             ("fly", "unknown command: 'fly'"),
             ("info weather", "unknown command: 'info weather'"),
+            ("device_add e1000", "can't be plugged in or out"),
             ("sendkey", "keys: string expected"),
             ("sendkey nokey", "invalid parameter: nokey"),
             ("sendkey é-", "invalid parameter"),

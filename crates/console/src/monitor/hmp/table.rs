@@ -98,6 +98,12 @@ pub(super) const COMMANDS: &[Entry] = &[
         },
     },
     Entry {
+        names: &["device_add", "device_del", "drive_add", "drive_del", "netdev_add", "netdev_del"],
+        params: &[may("options", Word)],
+        help: "(not there: the board is as the VM was started)",
+        build: |_| Err("devices can't be plugged in or out of a running VM: start it with them".into()),
+    },
+    Entry {
         names: &["savevm"],
         params: &[may("tag", Word)],
         help: "save the whole VM into a snapshot of its disks",

@@ -93,6 +93,11 @@ impl Arguments {
         self.0.get(name).and_then(Value::as_str).map(ToOwned::to_owned)
     }
 
+    fn optional_texts(&self, name: &str) -> Option<Vec<String>> {
+        let texts = self.0.get(name)?.as_array()?;
+        Some(texts.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect())
+    }
+
     fn truth(&self, name: &str) -> bool {
         self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
     }
@@ -245,6 +250,14 @@ pub(super) const COMMANDS: &[Entry] = &[
         },
     },
     Entry {
+        name: "block-commit",
+        args: &[may("job-id", Type::Text), needs("device", Type::Text)],
+        build: |a| {
+            let device = a.text("device");
+            run(Command::StartCommitJob { id: a.optional_text("job-id").unwrap_or_else(|| device.clone()), device })
+        },
+    },
+    Entry {
         name: "balloon",
         args: &[needs("value", Type::Integer)],
         build: |a| run(Command::Balloon { bytes: a.number("value")? }),
@@ -336,7 +349,9 @@ fn save_memory(a: &Arguments, space: MemorySpace) -> Built {
 }
 
 fn snapshot_job(a: &Arguments, action: Command) -> Built {
-    run(Command::StartSnapshotJob(SnapshotJob { id: a.text("job-id"), tag: a.text("tag"), action: Box::new(action) }))
+    let (vmstate, devices) = (a.optional_text("vmstate"), a.optional_texts("devices"));
+    let (id, tag, action) = (a.text("job-id"), a.text("tag"), Box::new(action));
+    run(Command::StartSnapshotJob(SnapshotJob { id, tag, vmstate, devices, action }))
 }
 
 /// Checks a command and its arguments.
