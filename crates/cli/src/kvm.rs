@@ -7,7 +7,9 @@ mod vnc;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
-use ferro_machine::{DiskDescription, DiskInterface, GdbAddress, MonitorTarget, SerialTarget, VmDescription};
+use ferro_machine::{
+    AudioTarget, DiskDescription, DiskInterface, GdbAddress, MonitorTarget, SerialTarget, VmDescription,
+};
 
 use crate::background::Background;
 use crate::{exit, run};
@@ -28,7 +30,7 @@ Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[
 -net user[,hostfwd=tcp:[HOST]:PORT-[GUEST]:PORT][,restrict=on], -net tap,ifname=N,script=no, -net none,
 -netdev user|tap,id=I,… -device virtio-net-pci,netdev=I[,mac=A], -device virtio-tablet-pci, -usbdevice tablet, -snapshot,
 -no-reboot, -loadvm NAME, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic user|tap,…,
--sandbox on|off, -runas USER";
+-soundhw ac97, -device AC97, -audiodev none|wav,id=I,path=F, -sandbox on|off, -runas USER";
 
 /// What QEMU has and Ferro's board or front end doesn't, and what to do instead.
 const REFUSED: &[(&[&str], &str)] = &[
@@ -37,7 +39,6 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["option-rom"], "the board has its option ROM: leave it away"),
     (&["incoming"], "a running VM can't be taken over yet: save it (savevm) and say -loadvm NAME"),
     (&["usb"], "there is no USB: -usbdevice tablet gives a virtio tablet, and needs no -usb"),
-    (&["soundhw", "audiodev", "audio"], "record with the monitor's wavcapture, or with ferro run --audio wav=FILE"),
     (&["fda", "fdb"], "there is no floppy drive: give the image as a disk, -hda F"),
 ];
 
@@ -132,6 +133,9 @@ const VALUED: &[&str] = &[
     "runas",
     "run-with",
     "object",
+    "soundhw",
+    "audiodev",
+    "audio",
 ];
 
 impl Reader {
@@ -200,6 +204,8 @@ impl Reader {
                 Some(user) => self.vm.sandbox.user = Some(user.to_owned()),
                 None => bail!("only user=NAME can be given"),
             },
+            "soundhw" => return self.sound_card(value),
+            "audiodev" | "audio" => self.vm.audio = audio(value)?,
             "vnc" => return self.vnc.set(value),
             "object" => return self.vnc.object(value),
             "display" | "parallel" if value == "none" => {}
@@ -236,6 +242,7 @@ impl Reader {
         let (kind, options) = nets::options(value);
         match kind {
             "virtio-net-pci" | "virtio-net" => self.nets.card(&options),
+            "AC97" | "ac97" => self.sound_card("ac97"),
             "virtio-tablet-pci" | "virtio-tablet" => self.tablet(&options),
             // Every VM has both.
             "virtio-rng-pci" | "virtio-balloon-pci" | "virtio-balloon" => Ok(()),
@@ -251,6 +258,17 @@ impl Reader {
         }
         if std::mem::replace(&mut self.vm.tablet, true) {
             bail!("there is one tablet");
+        }
+        Ok(())
+    }
+
+    fn sound_card(&mut self, kind: &str) -> anyhow::Result<()> {
+        match kind {
+            // The board has its speaker anyway.
+            "pcspk" => {}
+            "ac97" | "all" if self.vm.audio == AudioTarget::None => self.vm.audio = AudioTarget::Null,
+            "ac97" | "all" => {}
+            _ => bail!("{kind}: the sound card is ac97"),
         }
         Ok(())
     }
@@ -328,6 +346,17 @@ fn drive(value: &str) -> anyhow::Result<DiskDescription> {
     let unit = index.filter(|_| interface == "ide").map_or_else(String::new, |index| format!(",unit={index}"));
     let disk: DiskDescription = format!("{file},if={interface}{unit}{rest}").replace('\0', ",,").parse()?;
     Ok(if empty { DiskDescription { unit: disk.unit, ..DiskDescription::empty_cdrom() } } else { disk })
+}
+
+/// `none,id=…` or `wav,path=F,…`, of which the first is QEMU's word for a card that nobody hears.
+fn audio(value: &str) -> anyhow::Result<AudioTarget> {
+    let (driver, options) = nets::options(value);
+    match (driver.trim_start_matches("driver="), options.iter().find(|(key, _)| *key == "path")) {
+        ("none", _) => Ok(AudioTarget::Null),
+        ("wav", Some((_, path))) => Ok(AudioTarget::Wav((*path).into())),
+        ("wav", None) => Ok(AudioTarget::Wav("qemu.wav".into())),
+        _ => bail!("sound goes to none or wav,path=FILE: record it, also with the monitor's wavcapture"),
+    }
 }
 
 /// `on` or `off`, then what QEMU would refuse in detail: all of that is refused here anyway.
@@ -505,6 +534,18 @@ mod tests {
         assert!(read("-drive media=cdrom").unwrap_err().contains("nothing to boot"));
         assert!(read("-kernel k -drive if=ide").unwrap_err().contains("file= is missing"));
         assert!(read("-kernel k -usbdevice mouse").unwrap_err().contains("tablet"));
+    }
+
+    #[test]
+    fn a_sound_card_is_heard_by_who_records_it() {
+        let audio = |line: &str| read(&format!("-kernel k {line}")).map(|vm| vm.audio);
+        assert_eq!(audio("-soundhw ac97"), Ok(AudioTarget::Null));
+        assert_eq!(
+            audio("-audiodev wav,id=a,path=x.wav -device AC97,audiodev=a"),
+            Ok(AudioTarget::Wav("x.wav".into()))
+        );
+        assert!(audio("-audiodev alsa,id=a").unwrap_err().contains("wavcapture"));
+        assert!(audio("-soundhw sb16").unwrap_err().contains("ac97"));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(crate) struct RunArgs {
     /// Give it a tablet (virtio input), by which a VNC viewer's pointer and the guest's are at the same place
     #[arg(long)]
     tablet: bool,
-    /// Where sound goes: none, wav=F; with a place to go to there is an AC'97 sound card [default: none]
+    /// Where sound goes: none, null, wav=F; but for none there is an AC'97 sound card, which wavcapture records [default: none]
     #[arg(long, value_name = "WHERE")]
     audio: Option<AudioTarget>,
     /// Where the serial port leads: stdio, none, file=F, unix=PATH, tcp=HOST:PORT [default: none]

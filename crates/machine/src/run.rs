@@ -358,9 +358,14 @@ fn made_up_address(name: &str, index: usize) -> MacAddress {
 
 impl Machine {
     fn record_sound(&self) -> Result<(), RunError> {
-        let AudioTarget::Wav(path) = &self.description.audio else { return Ok(()) };
-        let started = self.recorder.start(path, WaveForm::default());
-        started.map_err(host(format!("write the sound to {}", path.display())))
+        match &self.description.audio {
+            AudioTarget::None => Ok(()),
+            AudioTarget::Null => self.recorder.play().map_err(host("start a thread")),
+            AudioTarget::Wav(path) => {
+                let started = self.recorder.start(path, WaveForm::default());
+                started.map_err(host(format!("write the sound to {}", path.display())))
+            }
+        }
     }
 
     /// Places kernel or firmware in memory and returns the registers with which it begins.

@@ -17,14 +17,18 @@ use crate::description::DescriptionError;
 
 /// Between two pieces of sound.
 const PIECE: Duration = Duration::from_millis(10);
+/// Between two looks at a card that doesn't play, while nobody records.
+const LOOK: Duration = Duration::from_millis(50);
 const HEADER: usize = 44;
 
-/// Where the VM's sound goes; without a place to go to there is no sound card.
+/// Where the VM's sound goes; with none there is no sound card.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AudioTarget {
     /// Nowhere.
     #[default]
     None,
+    /// Unheard, but for who records it by the monitor.
+    Null,
     /// Into a WAV file: 48 kHz, 16 bits, stereo.
     Wav(std::path::PathBuf),
 }
@@ -32,12 +36,13 @@ pub enum AudioTarget {
 impl FromStr for AudioTarget {
     type Err = DescriptionError;
 
-    /// `none`, or `wav=FILE`.
+    /// `none`, `null`, or `wav=FILE`.
     fn from_str(value: &str) -> Result<Self, Self::Err> {
         match value.split_once('=').unwrap_or((value, "")) {
             ("none", "") => Ok(Self::None),
+            ("null", "") => Ok(Self::Null),
             ("wav", path) if !path.is_empty() => Ok(Self::Wav(path.into())),
-            _ => Err(DescriptionError { value: value.into(), problem: "sound goes to none or wav=FILE".into() }),
+            _ => Err(DescriptionError { value: value.into(), problem: "sound goes to none, null or wav=FILE".into() }),
         }
     }
 }
@@ -158,7 +163,7 @@ struct Recordings {
     ended: bool,
 }
 
-/// Records what a VM plays. It costs nothing while there is no recording.
+/// Lets a VM's card play, and records it. It costs nothing while there is neither a card nor a recording.
 pub(crate) struct Recorder {
     vm: Arc<dyn Vm>,
     card: Option<Shared<Ac97>>,
@@ -177,8 +182,16 @@ impl Recorder {
     /// A file that can't be made, or no more threads.
     pub(crate) fn start(self: &Arc<Self>, path: &Path, form: WaveForm) -> io::Result<()> {
         let wav = Wav::create(path, form)?;
+        lock(&self.recordings).running.push(Recording { name: path.display().to_string(), wav });
+        self.play()
+    }
+
+    /// Lets the card play from now on, if it doesn't yet.
+    ///
+    /// # Errors
+    /// No more threads.
+    pub(crate) fn play(self: &Arc<Self>) -> io::Result<()> {
         let mut recordings = lock(&self.recordings);
-        recordings.running.push(Recording { name: path.display().to_string(), wav });
         if recordings.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished) {
             let recorder = self.clone();
             recordings.thread = Some(std::thread::Builder::new().name("sound".into()).spawn(move || recorder.work())?);
@@ -211,13 +224,15 @@ impl Recorder {
         drop(thread.map(std::thread::JoinHandle::join));
     }
 
-    /// Takes sound as the VM's time goes by, until nobody records any more.
+    /// Takes sound as the VM's time goes by: where there is a card until the end, else until nobody records any more.
     fn work(&self) {
         let mut mixer = Mixer::default();
         // What was played before isn't heard.
         mixer.advance(self.vm.clock().now(), None, |_| {});
         loop {
-            std::thread::sleep(PIECE);
+            let playing = self.card.as_ref().is_some_and(|card| lock(card).is_playing());
+            let recorded = !lock(&self.recordings).running.is_empty();
+            std::thread::sleep(if playing || recorded { PIECE } else { LOOK });
             let mut recordings = lock(&self.recordings);
             let frames = mixer.advance(self.vm.clock().now(), self.vm.speaker(), |frames| {
                 if let Some(card) = &self.card {
@@ -231,7 +246,7 @@ impl Recorder {
                     false
                 }
             });
-            if recordings.ended || recordings.running.is_empty() {
+            if recordings.ended || recordings.running.is_empty() && self.card.is_none() {
                 recordings.running.clear();
                 recordings.thread = None;
                 return;
@@ -262,6 +277,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!((bytes.len(), bytes[44 + 100]), (44 + 240, 0xc0), "half as many, one channel, unsigned");
         assert_eq!("wav=a.wav".parse(), Ok(AudioTarget::Wav("a.wav".into())));
+        assert_eq!("null".parse(), Ok(AudioTarget::Null));
         assert!("alsa".parse::<AudioTarget>().is_err() && "wav".parse::<AudioTarget>().is_err());
     }
 }

@@ -149,6 +149,11 @@ impl Ac97 {
         self.update();
     }
 
+    /// Whether the guest has started the output, so that time has to go by for it.
+    pub fn is_playing(&self) -> bool {
+        self.engines[OUT].is_running()
+    }
+
     fn update(&self) {
         self.line.set_level(self.engines.iter().any(Engine::interrupts) && !self.config.intx_disabled());
     }

@@ -89,7 +89,7 @@ fn file_of(command: &Command) -> Option<&Path> {
         | Command::SaveMemory { path, .. }
         | Command::DumpGuestMemory { path } => path,
         // Images may also be at servers.
-        Command::ChangeMedium { file, .. } if !file.contains("://") => file,
+        Command::ChangeMedium { file, .. } | Command::SnapshotDrive { file, .. } if !file.contains("://") => file,
         _ => return None,
     };
     Some(Path::new(file))

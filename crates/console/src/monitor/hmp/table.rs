@@ -70,7 +70,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     },
     Entry { names: &["nmi"], params: &[], help: "inject a non-maskable interrupt", build: |_| run(Command::Nmi) },
     Entry {
-        names: &["sendkey"],
+        names: &["sendkey", "sendkeys"],
         params: &[needs("keys", Word), may("hold-time", Number)],
         help: "send keys, such as sendkey ctrl-alt-f1, held for 100 ms or so many",
         build: send_keys,
