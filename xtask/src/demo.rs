@@ -1,5 +1,8 @@
-//! `cargo xtask demo`: the main job on real input, from nothing: disk images as a sysadmin makes them, then Debian's
-//! kernel on the software CPU (or KVM) writing to one of them. Everything it makes is in a temporary folder.
+//! `cargo xtask demo`: the main job on real input, from nothing: disk images as a sysadmin makes them, Debian's kernel on
+//! the software CPU (or KVM) writing to one of them, and a PC that boots from a disc and is commanded by its monitor.
+//! Everything it makes is in a temporary folder.
+
+mod pc;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -23,6 +26,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     std::fs::create_dir_all(&folder)?;
     images(&Demo { ferro: &ferro, folder: &folder })?;
     boot(&Demo { ferro: &ferro, folder: &folder }, &guests)?;
+    pc::show(&Demo { ferro: &ferro, folder: &folder })?;
     std::fs::remove_dir_all(&folder)?;
     println!("\nThat was the demo; nothing of it is left behind.");
     Ok(())
