@@ -546,7 +546,7 @@ mod tests {
 
     #[test]
     fn what_isnt_there_is_refused_by_name() {
-        for flag in ["-spice port=1", "-option-rom x", "-loadvm s", "-usb", "-fda f"] {
+        for flag in ["-spice port=1", "-option-rom x", "-incoming tcp:0:1", "-usb", "-fda f"] {
             let error = read(&format!("-kernel k {flag}")).unwrap_err();
             let name = flag.split(' ').next().unwrap();
             assert!(error.starts_with(&format!("{name}: ")) && error.len() > name.len() + 10, "{flag}: {error}");
