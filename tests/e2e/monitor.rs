@@ -65,7 +65,10 @@ fn wrong_commands_and_garbage_leave_the_vm_as_it_was() {
     vm.expect("/ # ");
     let (mut person, mut program) = (Person::new(&sockets.path("hmp")), Program::new(&sockets.path("qmp")));
     let listed = person.say("info chardev");
-    assert!(listed.contains("serial0: filename=stdio") && listed.contains("compat_monitor1: filename=unix:"), "{listed}");
+    assert!(
+        listed.contains("serial0: filename=stdio") && listed.contains("compat_monitor1: filename=unix:"),
+        "{listed}"
+    );
     let log = sockets.path("vm.log");
     assert_eq!(person.say(&format!("logfile {}", log.display())) + &person.say("log debug"), "");
     person.say("log none");
