@@ -58,7 +58,7 @@ fn end(vm: Vm, monitor: &Path) {
 fn a_vm_is_kept_to_its_files_and_system_calls() {
     let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/var").unwrap());
     let monitor = folder.path().join("hmp");
-    let Some(vm) = boot(folder.path(), &[]) else { return };
+    let Some(vm) = boot(folder.path(), &["--vga", "on"]) else { return };
     for (field, wanted) in [("Seccomp", "2"), ("Seccomp_filters", "3"), ("NoNewPrivs", "1")] {
         let found = of_threads(vm.id(), field);
         assert!(found.len() > 2 && found.iter().all(|value| value == wanted), "{field}: {found:?}");
@@ -70,11 +70,29 @@ fn a_vm_is_kept_to_its_files_and_system_calls() {
     let said = say(&monitor, &format!("pmemsave 0 4096 {}", outside.display()));
     assert!(said.contains("--allow-path") && said.contains(&elsewhere.path().display().to_string()), "{said}");
     assert!(!outside.exists());
+    // A picture goes there by way of the folder for temporary files.
+    let picture = elsewhere.path().join("screen.png");
+    support::output(support::ferro(&["screenshot"]).arg(&monitor).arg(&picture));
+    assert!(std::fs::read(&picture).unwrap().starts_with(b"\x89PNG"));
     // What a link in a folder of its own leads to is what counts, for the kernel too.
     std::os::unix::fs::symlink(&outside, folder.path().join("link")).unwrap();
     std::fs::write(&outside, "precious").unwrap();
     say(&monitor, &format!("pmemsave 0 4096 {}", folder.path().join("link").display()));
     assert_eq!(std::fs::read(&outside).unwrap(), b"precious");
+    end(vm, &monitor);
+}
+
+#[test]
+fn a_confined_vm_still_knows_which_of_its_memory_was_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let (monitor, disk) = (folder.path().join("hmp"), folder.path().join("disk.qcow2").display().to_string());
+    support::output(support::ferro(&["img", "create", "-q", "-f", "qcow2", &disk]).arg("1G"));
+    let Some(vm) = boot(folder.path(), &["--memory", "1G", "--disk", &disk]) else { return };
+    let resident = || of_threads(vm.id(), "VmRSS")[0].split(' ').next().unwrap().parse::<u64>().unwrap();
+    let before = resident();
+    let said = say(&monitor, "savevm one");
+    assert!(!said.contains("rror"), "{said}");
+    assert!(resident() < before + (512 << 10), "{before} kB, then {} kB", resident());
     end(vm, &monitor);
 }
 

@@ -163,11 +163,22 @@ impl ScreenshotArgs {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         // The VM's process writes the file, and has a directory of its own.
         let path = std::path::absolute(&self.file).with_context(|| format!("no path to {}", self.file.display()))?;
+        if let Err(error) = self.written_to(&path) {
+            // Its sandbox may keep it from there, but lets it write where temporary files are.
+            let suffix = path.extension().map_or_else(String::new, |suffix| format!(".{}", suffix.to_string_lossy()));
+            let between = tempfile::Builder::new().prefix("ferro-screen-").suffix(&suffix).tempfile()?;
+            self.written_to(between.path()).map_err(|_| error)?;
+            std::fs::copy(between.path(), &path).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(ExitCode::from(exit::OK))
+    }
+
+    fn written_to(&self, path: &Path) -> anyhow::Result<()> {
         let quoted = path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
         let answer = Session::open(&self.target)?.say(&format!("screendump \"{quoted}\""))?;
         if !answer.is_empty() {
             bail!("{}", answer.trim().trim_start_matches("Error: "));
         }
-        Ok(ExitCode::from(exit::OK))
+        Ok(())
     }
 }

@@ -187,6 +187,7 @@ pub fn run_with(
     let (nets, plugs) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
     let board = plan.build(disks, nets).map_err(host("read random numbers"))?;
+    let snapshots = snapshots(&vm, &control, arena, &board);
     // Before any thread starts, since each keeps what its starter had.
     let reach =
         sandbox::confine_files(description).map_err(host("confine the VM to its files (--sandbox off doesn't)"))?;
@@ -204,7 +205,6 @@ pub fn run_with(
         ide: board.ide.clone(),
         tablet: board.tablet.clone(),
     };
-    let snapshots = snapshots(&vm, &control, arena, &board);
     let machine = Machine {
         handle,
         snapshots: Arc::new(snapshots),

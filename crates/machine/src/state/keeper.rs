@@ -9,7 +9,7 @@ use ferro_guest::{LoadError, StateReader, StateSection, StateWriter};
 use ferro_hypervisor::{self as hypervisor, Part, Vm, VmClock};
 
 use super::format::{Fingerprint, Section};
-use super::memory::{self, Loader};
+use super::memory::{self, Loader, Pagemap};
 use super::reader::{Record, StreamReader};
 use super::writer::StreamWriter;
 use super::{Progress, StateError};
@@ -41,6 +41,7 @@ pub(crate) struct Keeper {
     chips: Vec<NamedChip>,
     arena: Arena,
     pci: Arc<PciBus>,
+    pagemap: Pagemap,
 }
 
 impl From<Part> for Section {
@@ -62,7 +63,7 @@ fn chip_error(section: &Section, source: LoadError) -> StateError {
 }
 
 impl Keeper {
-    /// For a VM with these chips.
+    /// For a VM with these chips. To be made before the process gives up its rights to files.
     pub(crate) fn new(
         vm: Arc<dyn Vm>,
         control: Arc<Control>,
@@ -70,7 +71,7 @@ impl Keeper {
         arena: Arena,
         pci: Arc<PciBus>,
     ) -> Self {
-        Self { vm, control, chips, arena, pci }
+        Self { vm, control, chips, arena, pci, pagemap: Pagemap::open() }
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -146,7 +147,7 @@ impl Keeper {
             writer.section(&section)?;
         }
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
-        memory::save(self.vm.memory().ram(), progress, threads, |body| writer.memory(body))?;
+        memory::save(self.vm.memory().ram(), &self.pagemap, progress, threads, |body| writer.memory(body))?;
         writer.finish()?;
         Ok(())
     }

@@ -179,18 +179,27 @@ impl KnownPages {
     }
 }
 
+/// What Linux's documentation calls pagemap: eight bytes a page of this process, of which bits 62 and 63 say whether it is
+/// there. Opened while the process may still do that.
+#[derive(Debug)]
+pub(super) struct Pagemap(Option<File>);
+
+impl Pagemap {
+    /// Where there is none, every page is looked at.
+    pub(super) fn open() -> Self {
+        Self(File::open("/proc/self/pagemap").ok())
+    }
+}
+
 /// Which pages the host has given a place: the others are zeros, and looking at them would give them one.
-struct Touched {
-    /// What Linux's documentation calls pagemap: eight bytes a page, of which bits 62 and 63 say whether it is there.
-    map: Option<File>,
+struct Touched<'a> {
+    map: &'a Pagemap,
     first: u64,
     entries: Vec<u8>,
 }
 
-impl Touched {
-    fn new(ram: &Ram) -> Self {
-        // Where there is none, every page is looked at.
-        let map = File::open("/proc/self/pagemap").ok();
+impl<'a> Touched<'a> {
+    fn new(ram: &Ram, map: &'a Pagemap) -> Self {
         let first = (ram.host_address() as usize / PAGE_SIZE) as u64;
         Self { map, first, entries: vec![0xff; 8 * CHUNK_PAGES] }
     }
@@ -198,7 +207,7 @@ impl Touched {
     /// Looks at the pages from this one on, a chunk's worth at most.
     fn look(&mut self, page: usize, count: usize) {
         let entries = &mut self.entries[..8 * count];
-        let read = self.map.as_ref().map(|map| map.read_exact_at(entries, 8 * (self.first + page as u64)));
+        let read = self.map.0.as_ref().map(|map| map.read_exact_at(entries, 8 * (self.first + page as u64)));
         if !matches!(read, Some(Ok(()))) {
             entries.fill(0xff);
         }
@@ -213,13 +222,14 @@ impl Touched {
 /// Calls `chunk` with every chunk of the memory, in order. Nothing writes to the memory meanwhile.
 fn scan(
     ram: &Ram,
+    map: &Pagemap,
     progress: &Progress,
     mut chunk: impl FnMut(Draft) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
     let mut known = KnownPages::new();
     let mut draft = Draft::default();
     let mut buffer = vec![0; CHUNK_PAGES * PAGE_SIZE];
-    let mut touched = Touched::new(ram);
+    let mut touched = Touched::new(ram, map);
     progress.begin(ram.len() as u64);
     for start in (0..ram.len()).step_by(buffer.len()) {
         let part = &mut buffer[..(ram.len() - start).min(CHUNK_PAGES * PAGE_SIZE)];
@@ -272,6 +282,7 @@ fn compress(drafts: &Mutex<Receiver<(u64, Draft)>>, done: &SyncSender<(u64, io::
 /// What `write` says.
 pub(super) fn save(
     ram: &Ram,
+    map: &Pagemap,
     progress: &Progress,
     threads: usize,
     mut write: impl FnMut(&[u8]) -> io::Result<()>,
@@ -289,7 +300,7 @@ pub(super) fn save(
         drop((drafts, done));
         let scanner = scope.spawn(move || {
             let mut number = 0;
-            scan(ram, progress, |draft| {
+            scan(ram, map, progress, |draft| {
                 let sent = take.send(()).is_ok() && to_compress.send((number, draft)).is_ok();
                 number += 1;
                 // Nobody takes it any more: the caller knows why.

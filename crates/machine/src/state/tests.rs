@@ -3,7 +3,7 @@
 use ferro_guest::{PAGE_SIZE, Ram};
 
 use super::format::{Fingerprint, Kind, MAGIC, RECORD_HEAD, Section, VERSION, checksum};
-use super::memory::{self, Loader};
+use super::memory::{self, Loader, Pagemap};
 use super::reader::{Record, StreamReader};
 use super::writer::StreamWriter;
 use super::{Progress, StateError, fuzzing};
@@ -57,7 +57,7 @@ fn contents(ram: &Ram) -> Vec<u8> {
 fn stream(ram: &Ram, threads: usize) -> Vec<u8> {
     let mut writer = StreamWriter::new(Vec::new(), &fingerprint()).unwrap();
     writer.section(&section()).unwrap();
-    memory::save(ram, &Progress::default(), threads, |body| writer.memory(body)).unwrap();
+    memory::save(ram, &Pagemap::open(), &Progress::default(), threads, |body| writer.memory(body)).unwrap();
     writer.finish().unwrap()
 }
 
@@ -100,7 +100,8 @@ fn empty_memory_takes_next_to_nothing() {
 
 #[test]
 fn a_writer_that_fails_ends_the_save() {
-    let told = memory::save(&some_memory(), &Progress::default(), 2, |_| Err(std::io::Error::other("full")));
+    let told =
+        memory::save(&some_memory(), &Pagemap::open(), &Progress::default(), 2, |_| Err(std::io::Error::other("full")));
     assert!(told.unwrap_err().to_string().contains("full"));
 }
 
