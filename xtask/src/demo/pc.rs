@@ -2,6 +2,7 @@
 //! disc comes up; the machine is saved, changed, and taken back.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -100,7 +101,10 @@ pub(super) fn show(demo: &Demo<'_>) -> anyhow::Result<()> {
         "-monitor",
         MONITOR,
         "-daemonize",
+        "-pidfile",
+        "pid",
     ])?;
+    let process = std::fs::read_to_string(demo.folder.join("pid"))?;
     let _running = Running(demo);
     let rows = demo.wait_for("GNU GRUB")?;
     println!("\nSeaBIOS has booted GRUB's rescue disc; any VNC viewer at {vnc} shows:");
@@ -129,6 +133,10 @@ pub(super) fn show(demo: &Demo<'_>) -> anyhow::Result<()> {
     demo.monitor("system_reset")?;
     demo.wait_for("GNU GRUB")?;
     demo.monitor("quit")?;
+    let running = Path::new("/proc").join(process.trim());
+    while running.exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     demo.ferro(&["img", "snapshot", "-l", "dsl2_qcow2.img"])?;
     demo.ferro(&["img", "check", "dsl2_qcow2.img"])
 }

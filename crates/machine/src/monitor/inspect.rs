@@ -93,12 +93,32 @@ impl Operator {
         Reply::Text(lines)
     }
 
+    /// Reads RAM, and the VGA's window into its planes, which a text screen is in; how many bytes could be read.
+    fn read_physical(&self, address: u64, bytes: &mut [u8]) -> usize {
+        const WINDOW: std::ops::Range<u64> = 0xa_0000..0xc_0000;
+        let memory = self.control.memory();
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address.wrapping_add(done as u64);
+            let read = memory.read(at, &mut bytes[done..]);
+            done += read;
+            if read > 0 {
+                continue;
+            }
+            if !WINDOW.contains(&at) {
+                break;
+            }
+            bytes[done] = self.bus.mmio_read(at, 1) as u8;
+            done += 1;
+        }
+        done
+    }
+
     /// Reads memory as far as it can be read.
     fn read(&self, space: MemorySpace, address: u64, len: u64) -> std::result::Result<Vec<u8>, OperationError> {
-        let memory = self.control.memory();
         let mut bytes = vec![0; usize::try_from(len).map_err(failed)?];
         let MemorySpace::Virtual { cpu } = space else {
-            let read = memory.read(address, &mut bytes);
+            let read = self.read_physical(address, &mut bytes);
             bytes.truncate(read);
             return Ok(bytes);
         };
@@ -108,7 +128,7 @@ impl Operator {
             let at = address.wrapping_add(done as u64);
             let Some(physical) = self.control.with_vcpu(cpu, move |vcpu| vcpu.translate(at)).flatten() else { break };
             let part = (PAGE - at % PAGE).min((bytes.len() - done) as u64) as usize;
-            let read = memory.read(physical, &mut bytes[done..done + part]);
+            let read = self.read_physical(physical, &mut bytes[done..done + part]);
             done += read;
             if read < part {
                 break;
