@@ -1,6 +1,7 @@
 //! `ferro net`: the networks of this host. What is done to them is `ferro_node::segment`'s; here are flags and words.
 
 mod bridge;
+mod declared;
 mod forward;
 mod report;
 mod route;
@@ -25,6 +26,12 @@ pub(crate) enum NetCommand {
     Route(route::RouteCommand),
     /// Whether this host passes IPv4 packets on between its networks
     Forward(forward::ForwardArgs),
+    /// Bring the declared segments up: bridges, addresses, forwarding, firewall
+    Up(declared::UpArgs),
+    /// Take everything down that `up` made
+    Down(declared::DownArgs),
+    /// Say what `up` made, and whether it is still so
+    Status(declared::StatusArgs),
 }
 
 impl NetCommand {
@@ -34,6 +41,9 @@ impl NetCommand {
             Self::Tap(command) => command.run()?,
             Self::Route(command) => command.run()?,
             Self::Forward(args) => args.run()?,
+            Self::Up(args) => args.run()?,
+            Self::Down(args) => args.run()?,
+            Self::Status(args) => args.run()?,
         }
         Ok(ExitCode::from(exit::OK))
     }

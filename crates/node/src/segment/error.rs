@@ -1,6 +1,7 @@
 //! What can go wrong with a host's networks, in words that say what to do. Nothing is decided here.
 
 use std::io;
+use std::path::PathBuf;
 
 use rtnetlink::Error as Netlink;
 
@@ -88,6 +89,29 @@ pub enum Error {
     /// A route needs a gateway or an interface.
     #[error("a route to {0} needs an interface (--dev br0), a gateway (--via ADDRESS), or both")]
     Nowhere(String),
+    /// The program nft isn't installed.
+    #[error("the program nft is missing, and segments need their firewall: install nftables")]
+    NoNft,
+    /// nft refused.
+    #[error("nft refused the firewall's rules: {0}")]
+    Nft(String),
+    /// Somebody else's thing.
+    #[error("{what} that Ferro didn't make is in the way: delete it, or declare the segment otherwise")]
+    Foreign {
+        /// What it is, with an article.
+        what: String,
+    },
+    /// Another process is changing the segments.
+    #[error("another process is changing the segments (it holds {})", .0.display())]
+    Busy(PathBuf),
+    /// The memory of what was made is damaged.
+    #[error("{} isn't what Ferro wrote: {source}; what it made has to be deleted by hand", path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: serde_json::Error,
+    },
 }
 
 impl Error {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use rtnetlink::packet_core::Nla;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, RouteMessageBuilder};
@@ -125,13 +125,6 @@ impl Host {
     /// What the kernel refused.
     pub fn addresses(&self) -> Result<Vec<(u32, Ipv4Net)>> {
         let messages: Vec<_> = self.ask("list the addresses", self.handle.address().get().execute().try_collect())?;
-        let address = |message: &rtnetlink::packet_route::address::AddressMessage| {
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            })?;
-            Some((message.header.index, Ipv4Net::new(local, message.header.prefix_len).ok()?))
-        };
         Ok(messages.iter().filter_map(address).collect())
     }
 
@@ -170,6 +163,16 @@ impl Host {
         self.ask(format!("give {} the address {address}", link.name), request.execute())
     }
 
+    /// That the address isn't there is no error.
+    pub(super) fn delete_address(&self, link: &Link, address: Ipv4Net) -> Result<()> {
+        let messages: Vec<AddressMessage> =
+            self.ask("list the addresses", self.handle.address().get().execute().try_collect())?;
+        let ours = |message: &AddressMessage| self::address(message) == Some((link.index, address));
+        let Some(message) = messages.into_iter().find(ours) else { return Ok(()) };
+        let action = format!("take the address {address} from {}", link.name);
+        self.ask(action, self.handle.address().del(message).execute())
+    }
+
     pub(super) fn add_route(&self, route: &Route) -> Result<()> {
         let request = self.handle.route().add(route_message(route));
         self.ask(format!("add the route to {}", route.destination), request.execute())
@@ -179,6 +182,14 @@ impl Host {
         let request = self.handle.route().del(route_message(route));
         self.ask(format!("delete the route to {}", route.destination), request.execute())
     }
+}
+
+fn address(message: &AddressMessage) -> Option<(u32, Ipv4Net)> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })?;
+    Some((message.header.index, Ipv4Net::new(local, message.header.prefix_len).ok()?))
 }
 
 fn link(message: &LinkMessage) -> Link {

@@ -15,7 +15,7 @@ pub fn add(host: &Host, destination: Ipv4Net, device: Option<&str>, via: Option<
         return Err(Error::Nowhere(destination.to_string()));
     }
     let wanted = wanted(host, destination, device, via)?;
-    for route in host.routes()?.into_iter().filter(|route| route.destination == wanted.destination) {
+    if let Some(route) = host.routes()?.into_iter().find(|route| route.destination == wanted.destination) {
         if is_it(&route, &wanted) && route.gateway == wanted.gateway {
             return Ok(Change::Already);
         }
