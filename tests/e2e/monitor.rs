@@ -64,7 +64,25 @@ fn wrong_commands_and_garbage_leave_the_vm_as_it_was() {
     let Some(mut vm) = sockets.boot("quiet") else { return };
     vm.expect("/ # ");
     let (mut person, mut program) = (Person::new(&sockets.path("hmp")), Program::new(&sockets.path("qmp")));
+    let listed = person.say("info chardev");
+    assert!(
+        listed.contains("serial0: filename=stdio") && listed.contains("compat_monitor1: filename=unix:"),
+        "{listed}"
+    );
+    let log = sockets.path("vm.log");
+    assert_eq!(person.say(&format!("logfile {}", log.display())) + &person.say("log debug"), "");
+    person.say("log none");
+    let logged = std::fs::read_to_string(&log).unwrap();
+    person.say("system_reset");
+    vm.expect("/ # ");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), logged, "nothing is logged that wasn't asked for");
+    person.say("log info");
+    person.say("system_reset");
+    vm.expect("/ # ");
+    assert!(std::fs::read_to_string(&log).unwrap().contains("reset"));
     for (line, told) in [
+        ("log ferro=[", "a filter is a level"),
+        ("logfile /nonexistent/log", "cannot write /nonexistent/log"),
         ("eject nothing", "Device 'nothing' not found"),
         ("change nothing /dev/null", "Device 'nothing' not found"),
         ("block_resize nothing 1G", "Device 'nothing' not found"),

@@ -414,6 +414,7 @@ impl Machine {
             memory: description.memory.0,
             prelaunch: description.paused,
             reach: self.reach.clone(),
+            chardevs: monitor::chardevs(description),
         };
         let operator = Arc::new(Operator::new(parts, self.subscribers.clone()));
         for (language, targets) in [(Language::Hmp, &description.monitors), (Language::Qmp, &description.qmps)] {

@@ -314,6 +314,11 @@ pub enum Command {
         /// The filter.
         items: Option<String>,
     },
+    /// Where the log goes from now on.
+    LogFile {
+        /// The file.
+        path: String,
+    },
     /// Plugs a network card's cable in or out.
     SetLink(NetworkLink),
 }

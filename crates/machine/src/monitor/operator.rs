@@ -8,8 +8,8 @@ use std::time::Duration;
 use ferro_block::jobs::Watch;
 use ferro_console::keys;
 use ferro_console::monitor::{
-    BalloonInfo, CaptureInfo, Command, Event, MouseButtons, MouseInfo, NetworkInfo, NetworkLink, OperationError, Reply,
-    RunState, Screenshot, Wave,
+    BalloonInfo, CaptureInfo, ChardevInfo, Command, Event, MouseButtons, MouseInfo, NetworkInfo, NetworkLink,
+    OperationError, Reply, RunState, Screenshot, Wave,
 };
 use ferro_devices::pci::PowerFunction;
 use ferro_devices::ps2::{Buttons, Key};
@@ -22,6 +22,7 @@ use crate::Handle;
 use crate::bus::{MachineBus, Shared, lock};
 use crate::control::Control;
 use crate::gdb::Stub;
+use crate::log;
 use crate::sandbox::Reach;
 use crate::snapshot::{Scope, Snapshots};
 use crate::sound::{Recorder, WaveForm};
@@ -48,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) prelaunch: bool,
     /// The files that the process reaches; `None` for all.
     pub(crate) reach: Option<Reach>,
+    pub(crate) chardevs: Vec<ChardevInfo>,
 }
 
 /// Does what the monitor's sessions ask for.
@@ -71,6 +73,7 @@ pub(crate) struct Operator {
     memory: u64,
     prelaunch: Mutex<bool>,
     reach: Option<Reach>,
+    chardevs: Vec<ChardevInfo>,
     buttons: Mutex<Buttons>,
     /// One command at a time, whoever asks.
     pub(super) turn: Mutex<()>,
@@ -87,7 +90,8 @@ fn file_of(command: &Command) -> Option<&Path> {
         Command::Screenshot(Screenshot { path, .. })
         | Command::StartCapture(Wave { path, .. })
         | Command::SaveMemory { path, .. }
-        | Command::DumpGuestMemory { path } => path,
+        | Command::DumpGuestMemory { path }
+        | Command::LogFile { path } => path,
         // Images may also be at servers.
         Command::ChangeMedium { file, .. } | Command::SnapshotDrive { file, .. } if !file.contains("://") => file,
         _ => return None,
@@ -125,6 +129,7 @@ impl Operator {
             memory: parts.memory,
             prelaunch: Mutex::new(parts.prelaunch),
             reach: parts.reach,
+            chardevs: parts.chardevs,
             buttons: Mutex::default(),
             turn: Mutex::default(),
         }
@@ -230,7 +235,8 @@ impl Operator {
             }
             Command::QueryMice => Reply::Mice(self.mice()),
             Command::QueryCaptures => Reply::Captures(self.captures()),
-            Command::QueryChardev => Reply::Chardev(vec![]),
+            Command::QueryChardev => Reply::Chardev(self.chardevs.clone()),
+            Command::Log { .. } | Command::LogFile { .. } => return change_log(command),
             Command::ChangeVncPassword { password } => {
                 let Some(server) = &self.vnc else {
                     return Err(OperationError::new("the VM has no VNC server (--vnc)"));
@@ -399,6 +405,19 @@ impl Operator {
         *debugger = Some(Stub::listen(&place.0, self.control.clone()).map_err(told)?);
         Ok(Reply::Text(format!("Waiting for gdb connection on device 'tcp:{}'\n", place.0)))
     }
+}
+
+fn change_log(command: &Command) -> Result {
+    let control = log::control().ok_or_else(|| OperationError::new("this process has no log that could be changed"))?;
+    match command {
+        Command::Log { items } => control.set_filter(items.as_deref()).map_err(OperationError::new)?,
+        Command::LogFile { path } => {
+            let told = |error| OperationError::new(format!("cannot write {path}: {error}"));
+            control.set_file(path.as_ref()).map_err(told)?;
+        }
+        _ => {}
+    }
+    Ok(Reply::Done)
 }
 
 fn write_png(path: &str, picture: &crate::Surface) -> std::io::Result<()> {

@@ -236,8 +236,8 @@ impl Sockets {
         if connection.connecting {
             return;
         }
-        let moved = connection.to_host(network, now, id, &mut self.buffer);
-        let moved = moved.and_then(|()| connection.to_guest(network, now, id, &mut self.buffer));
+        let moved = connection.feed_host(network, now, id, &mut self.buffer);
+        let moved = moved.and_then(|()| connection.feed_guest(network, now, id, &mut self.buffer));
         if let Err(error) = moved {
             debug!("a connection broke: {error}");
             network.tcp_broken(now, id);
@@ -337,7 +337,7 @@ impl Sockets {
 
 impl Connection {
     /// The guest's bytes, until the host takes no more.
-    fn to_host(&mut self, network: &mut Network, now: u64, id: FlowId, buffer: &mut [u8]) -> io::Result<()> {
+    fn feed_host(&mut self, network: &mut Network, now: u64, id: FlowId, buffer: &mut [u8]) -> io::Result<()> {
         loop {
             if self.pending.is_empty() {
                 let read = network.tcp_read(now, id, buffer);
@@ -360,7 +360,7 @@ impl Connection {
     }
 
     /// The host's bytes, as many as there is room for.
-    fn to_guest(&mut self, network: &mut Network, now: u64, id: FlowId, buffer: &mut [u8]) -> io::Result<()> {
+    fn feed_guest(&mut self, network: &mut Network, now: u64, id: FlowId, buffer: &mut [u8]) -> io::Result<()> {
         while !self.ended {
             let room = network.tcp_room(id).min(buffer.len());
             if room == 0 {

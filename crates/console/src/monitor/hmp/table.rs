@@ -279,6 +279,12 @@ pub(super) const COMMANDS: &[Entry] = &[
         build: |a| run(Command::Log { items: Some(a.text("items")).filter(|items| items != "none") }),
     },
     Entry {
+        names: &["logfile"],
+        params: &[needs("filename", Rest)],
+        help: "let the log go to a file",
+        build: |a| run(Command::LogFile { path: a.text("filename") }),
+    },
+    Entry {
         names: &["set_link"],
         params: &[needs("name", Word), needs("up", Switch)],
         help: "plug a network card's cable in (on) or out (off)",
