@@ -38,6 +38,7 @@ pub(crate) const ALL: &[Package] = &[
     package("fio", "load on NBD sockets"),
     package("gdb", "a client of the gdb stub"),
     package("iproute2", "TAP interfaces and network namespaces"),
+    package("nftables", "firewall rules of network segments"),
     package("tigervnc-viewer", "a viewer of VNC screens"),
     package("xvfb", "an X server for that viewer"),
     package("xdotool", "typing into that viewer"),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{exit, img, kvm, monitor, run};
+use crate::{exit, img, kvm, monitor, net, run};
 
 /// Virtual machines, their disks and networks on one or two machines.
 #[derive(Debug, Parser)]
@@ -30,6 +30,11 @@ enum Command {
     Img {
         #[command(subcommand)]
         command: img::ImgCommand,
+    },
+    /// Virtual networks of this host: bridges, TAP interfaces, routes
+    Net {
+        #[command(subcommand)]
+        command: net::NetCommand,
     },
     /// Command a running VM by its monitor
     Monitor(monitor::MonitorArgs),
@@ -54,6 +59,7 @@ impl Cli {
             Command::Run(arguments) => arguments.run(),
             Command::Kvm(arguments) => arguments.run(),
             Command::Img { command } => command.run(),
+            Command::Net { command } => command.run(),
             Command::Monitor(arguments) => arguments.run(),
             Command::Screenshot(arguments) => arguments.run(),
             Command::Completions { shell } => {

@@ -7,6 +7,7 @@ mod img;
 mod kvm;
 mod logging;
 mod monitor;
+mod net;
 mod run;
 
 use std::ffi::{OsStr, OsString};

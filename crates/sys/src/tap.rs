@@ -1,4 +1,5 @@
-//! TAP interfaces: attaching to one by name, so that its Ethernet frames can be read and written as a file.
+//! TAP interfaces: attaching to one by name, so that its Ethernet frames can be read and written as a file; making and
+//! deleting ones that stay without a process.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -33,4 +34,32 @@ pub fn open(name: &str) -> io::Result<File> {
     // writes (40 bytes on 64-bit Linux).
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+}
+
+/// Makes the TAP interface `name`, which stays until deleted. The user numbered `owner` may attach to it without rights
+/// over networks.
+///
+/// # Errors
+/// As for [`open`]; a name that is taken by another kind of interface.
+pub fn make(name: &str, owner: Option<u32>) -> io::Result<()> {
+    let file = open(name)?;
+    if let Some(owner) = owner {
+        set(&file, libc::TUNSETOWNER, owner.into())?;
+    }
+    set(&file, libc::TUNSETPERSIST, 1)
+}
+
+/// Deletes the TAP interface `name`: it goes when no process is attached to it any more.
+///
+/// # Errors
+/// As for [`open`].
+pub fn delete(name: &str) -> io::Result<()> {
+    set(&open(name)?, libc::TUNSETPERSIST, 0)
+}
+
+/// Sets one of the settings that take a number.
+fn set(file: &File, request: libc::c_ulong, value: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and both requests take their argument by value: no memory is read or written.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, value) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

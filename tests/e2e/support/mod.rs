@@ -171,6 +171,11 @@ impl Namespace {
         Some(Self(name))
     }
 
+    /// Its name, as `ip` takes it.
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
     /// A program inside.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

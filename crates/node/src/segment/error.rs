@@ -1,0 +1,135 @@
+//! What can go wrong with a host's networks, in words that say what to do. Nothing is decided here.
+
+use std::io;
+use std::path::PathBuf;
+
+use rtnetlink::Error as Netlink;
+
+/// What every operation on the host's networks returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a network couldn't be changed or looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process lacks the right.
+    #[error("cannot {action}: it takes root, or the capability CAP_NET_ADMIN")]
+    Permission {
+        /// What was tried, as a verb phrase.
+        action: String,
+    },
+    /// The kernel refused.
+    #[error("cannot {action}: {source}")]
+    Host {
+        /// What was tried, as a verb phrase.
+        action: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Netlink itself failed.
+    #[error("cannot {action}: netlink: {message}")]
+    Netlink {
+        /// What was tried, as a verb phrase.
+        action: String,
+        /// What went wrong.
+        message: String,
+    },
+    /// The name can't be an interface's.
+    #[error("{0:?} can't be the name of an interface: 1 to 15 bytes, without '/', ':' and white space")]
+    Name(String),
+    /// No such interface.
+    #[error("there is no interface {0}; `ip link` shows what there is")]
+    Unknown(String),
+    /// The name belongs to something else.
+    #[error("{name} is {found}, not {wanted}: choose another name")]
+    AnotherKind {
+        /// The interface.
+        name: String,
+        /// What it is, with an article.
+        found: String,
+        /// What was wanted, with an article.
+        wanted: &'static str,
+    },
+    /// The TAP interface is plugged into another bridge.
+    #[error("{name} is plugged into {bridge}: delete it there first, or choose another name")]
+    AnotherBridge {
+        /// The interface.
+        name: String,
+        /// Where it is.
+        bridge: String,
+    },
+    /// The bridge has ports.
+    #[error("{bridge} still has {ports}: delete those first")]
+    InUse {
+        /// The bridge.
+        bridge: String,
+        /// Its ports, listed.
+        ports: String,
+    },
+    /// The TAP interface belongs to somebody else.
+    #[error("{name} belongs to user {found}, not {wanted}: delete it first")]
+    AnotherOwner {
+        /// The interface.
+        name: String,
+        /// Its owner's number, or `nobody in particular`.
+        found: String,
+        /// The wanted owner's number.
+        wanted: u32,
+    },
+    /// No such user.
+    #[error("there is no user {0} in /etc/passwd: name one that is there, or give a number")]
+    User(String),
+    /// A route to there leads elsewhere.
+    #[error("{destination} is already routed {found}: delete that route first")]
+    AnotherRoute {
+        /// Where to.
+        destination: String,
+        /// By what it goes now.
+        found: String,
+    },
+    /// A route needs a gateway or an interface.
+    #[error("a route to {0} needs an interface (--dev br0), a gateway (--via ADDRESS), or both")]
+    Nowhere(String),
+    /// The program nft isn't installed.
+    #[error("the program nft is missing, and segments need their firewall: install nftables")]
+    NoNft,
+    /// nft refused.
+    #[error("nft refused the firewall's rules: {0}")]
+    Nft(String),
+    /// Somebody else's thing.
+    #[error("{what} that Ferro didn't make is in the way: delete it, or declare the segment otherwise")]
+    Foreign {
+        /// What it is, with an article.
+        what: String,
+    },
+    /// Another process is changing the segments.
+    #[error("another process is changing the segments (it holds {})", .0.display())]
+    Busy(PathBuf),
+    /// The memory of what was made is damaged.
+    #[error("{} isn't what Ferro wrote: {source}; what it made has to be deleted by hand", path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: serde_json::Error,
+    },
+}
+
+impl Error {
+    /// An operating-system error while doing `action`.
+    pub(super) fn host(action: impl Into<String>, source: io::Error) -> Self {
+        let action = action.into();
+        if matches!(source.kind(), io::ErrorKind::PermissionDenied) {
+            Self::Permission { action }
+        } else {
+            Self::Host { action, source }
+        }
+    }
+
+    /// Netlink's error while doing `action`.
+    pub(super) fn netlink(action: impl Into<String>, error: &Netlink) -> Self {
+        match error {
+            Netlink::NetlinkError(message) => Self::host(action, message.to_io()),
+            other => Self::Netlink { action: action.into(), message: other.to_string() },
+        }
+    }
+}
