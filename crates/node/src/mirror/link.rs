@@ -40,6 +40,8 @@ struct Waiting {
     messages: VecDeque<Vec<u8>>,
     bytes: usize,
     closed: bool,
+    /// What waits is still sent, and nothing after it.
+    finishing: bool,
 }
 
 impl Queue {
@@ -84,6 +86,12 @@ impl Link {
         waiting.bytes <= MAX_WAITING
     }
 
+    /// Sends what waits, as the peer may need it to come to the same conclusion, and closes then.
+    pub(crate) fn finish(self) {
+        self.queue.state.lock().unwrap_or_else(PoisonError::into_inner).finishing = true;
+        self.queue.changed.notify_all();
+    }
+
     /// Closes at once; what waits is not sent.
     pub(crate) fn close(&self) {
         self.queue.close();
@@ -92,17 +100,24 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.close();
+        if !self.queue.state.lock().unwrap_or_else(PoisonError::into_inner).finishing {
+            self.close();
+        }
     }
 }
 
 fn write_all(queue: &Queue, mut sender: Sender, keepalive: Duration) {
     loop {
         let mut waiting = queue.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.messages.is_empty() && !waiting.closed {
+        if waiting.messages.is_empty() && !waiting.closed && !waiting.finishing {
             waiting = queue.changed.wait_timeout(waiting, keepalive).unwrap_or_else(PoisonError::into_inner).0;
         }
         if waiting.closed {
+            return;
+        }
+        if waiting.finishing && waiting.messages.is_empty() {
+            // The peer reads to the end and closes then, which ends the reading thread.
+            let _ = queue.socket.shutdown(Shutdown::Write);
             return;
         }
         let mut bytes = Vec::new();

@@ -236,7 +236,11 @@ impl Owner {
                 Output::Data { op, request } => self.disks.data(op, request),
                 Output::Meta { op, request } => self.disks.meta(op, request),
                 Output::Send(message) => overflow |= self.state.link.as_ref().is_some_and(|l| !l.send(&message)),
-                Output::DropLink => self.state.link = None,
+                Output::DropLink => {
+                    if let Some(link) = self.state.link.take() {
+                        link.finish();
+                    }
+                }
                 Output::Reply { id, result } => {
                     if let Some(reply) = self.state.waiting.remove(&id) {
                         let _ = reply.send(result);
