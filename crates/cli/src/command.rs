@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{exit, img, kvm, monitor, net, run};
+use crate::{exit, img, kvm, mirror, monitor, net, run};
 
 /// Virtual machines, their disks and networks on one or two machines.
 #[derive(Debug, Parser)]
@@ -31,6 +31,8 @@ enum Command {
         #[command(subcommand)]
         command: img::ImgCommand,
     },
+    /// Mirrors: a disk kept identical on two machines
+    Mirror(mirror::MirrorArgs),
     /// Virtual networks of this host: bridges, TAP interfaces, routes
     Net {
         #[command(subcommand)]
@@ -59,6 +61,7 @@ impl Cli {
             Command::Run(arguments) => arguments.run(),
             Command::Kvm(arguments) => arguments.run(),
             Command::Img { command } => command.run(),
+            Command::Mirror(arguments) => arguments.run(),
             Command::Net { command } => command.run(),
             Command::Monitor(arguments) => arguments.run(),
             Command::Screenshot(arguments) => arguments.run(),

@@ -26,6 +26,9 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+pub(crate) use figures::{human_size, size};
+pub(crate) use source::print;
+
 use crate::exit;
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@ mod exit;
 mod img;
 mod kvm;
 mod logging;
+mod mirror;
 mod monitor;
 mod net;
 mod run;

@@ -179,6 +179,10 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
     vm.sandbox.allow.extend(background.folder());
     let mut disks = vec![];
     for disk in vm.disks.iter_mut().filter(|disk| !disk.is_empty()) {
+        if let Some(name) = disk.file.strip_prefix("mirror:") {
+            disk.file = crate::mirror::device(name)?;
+            disk.format.get_or_insert_with(|| "raw".into());
+        }
         let image = DiskImage::open(disk)?;
         disk.format = Some(image.format.clone());
         disks.push(image);

@@ -12,6 +12,6 @@ pub use api::{
     Admin, AdminError, Config, Congestion, DataOp, DiskError, Event, Input, MetaOp, Output, Protocol, Request,
     RequestError, Time,
 };
-pub use engine::{Engine, MAX_QUEUE, MAX_REQUEST};
+pub use engine::{DiskState, Engine, LinkState, MAX_QUEUE, MAX_REQUEST, Status};
 pub use metadata::{BLOCK, LOG_CAPACITY};
 pub use pages::MetadataError;

@@ -3,13 +3,13 @@
 use ferro_block::image::parse_size;
 
 /// A size in bytes from the command line.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let size = parse_size(text).filter(|&size| size <= i64::MAX as u64);
     size.ok_or_else(|| "a size is a number with k, M, G, T, P or E (powers of 1024) after it".into())
 }
 
 /// Three significant digits and a binary unit: `196 KiB`, `2.19 MiB`.
-pub(super) fn human_size(bytes: u64) -> String {
+pub(crate) fn human_size(bytes: u64) -> String {
     let mut unit = 0;
     // The next unit begins at 1000, not at 1024, so that three digits suffice.
     while unit < 6 && (bytes as f64) / 1024f64.powi(unit) >= 1000.0 {

@@ -140,7 +140,7 @@ pub(super) fn cache(name: &str) -> Result<Cache, String> {
 }
 
 /// Writes to standard output; a reader that has gone is no error of ours.
-pub(super) fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to standard output"),

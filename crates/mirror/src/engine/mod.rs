@@ -7,6 +7,7 @@ mod local;
 mod replica;
 mod requests;
 mod resync;
+mod status;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -20,6 +21,7 @@ use link::{Link, PeerDisk};
 use local::{LocalQueue, Purpose};
 use requests::{Barrier, Entry, Flush, RemoteRead};
 use resync::Target;
+pub use status::{DiskState, LinkState, Status};
 
 /// Longest request of a consumer, in bytes.
 pub const MAX_REQUEST: u64 = 4 << 20;
