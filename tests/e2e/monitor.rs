@@ -191,3 +191,46 @@ fn a_vm_in_the_background_is_commanded_from_the_shell() {
     }
     panic!("the VM {pid} goes on");
 }
+
+/// What Python's own QMP client does: greets, asks, hears an event, gets an error, ends the VM.
+const PYTHON: &str = "
+import asyncio, sys
+from qemu.qmp import QMPClient, ExecuteError
+
+async def main():
+    client = QMPClient('test')
+    await client.connect(sys.argv[1])
+    print((await client.execute('query-status'))['status'])
+    with client.listener(('STOP', 'RESUME')) as events:
+        await client.execute('stop')
+        print((await events.get())['event'])
+        await client.execute('cont')
+        print((await events.get())['event'])
+    try:
+        await client.execute('blockdev-nonsense')
+    except ExecuteError as error:
+        print(error)
+    await client.execute('quit')
+    await client.disconnect()
+
+asyncio.run(main())
+";
+
+#[test]
+fn pythons_qmp_package_commands_the_vm() {
+    let known = std::process::Command::new("python3").args(["-c", "import qemu.qmp"]).output();
+    if !known.is_ok_and(|output| output.status.success()) {
+        println!("skipped: Python's qemu.qmp is missing; `pip install qemu.qmp` installs it");
+        return;
+    }
+    let sockets = Sockets::new();
+    let Some(mut vm) = sockets.boot("quiet") else { return };
+    vm.expect("/ # ");
+    let told = support::output(std::process::Command::new("python3").args(["-c", PYTHON]).arg(sockets.path("qmp")));
+    assert_eq!(
+        told.lines().collect::<Vec<_>>(),
+        ["running", "STOP", "RESUME", "The command blockdev-nonsense has not been found"]
+    );
+    let (status, printed) = vm.finish();
+    assert!(status.success(), "{status}: {printed}");
+}
