@@ -32,11 +32,14 @@ fn say(socket: &Path, line: &str) -> String {
 fn of_threads(pid: u32, field: &str) -> Vec<String> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let value = |task: std::io::Result<std::fs::DirEntry>| {
-        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel tells it");
-        line.trim_start_matches(':').trim().to_owned()
+        // A thread may have ended since it was listed.
+        let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+        Some(line.trim().to_owned())
     };
-    tasks.map(value).collect()
+    let values: Vec<_> = tasks.filter_map(value).collect();
+    assert!(!values.is_empty(), "the kernel tells {field} of no thread");
+    values
 }
 
 fn boot(folder: &Path, extra: &[&str]) -> Option<Vm> {

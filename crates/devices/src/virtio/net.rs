@@ -35,6 +35,11 @@ impl Net {
         Self { mac, link: true, sink, frame: vec![0; MAX_FRAME] }
     }
 
+    /// Whether the cable is plugged in.
+    pub fn has_link(&self) -> bool {
+        self.link
+    }
+
     /// Plugs the cable in or out; call it through [`super::VirtioPci::config_changed`].
     pub fn set_link(&mut self, up: bool) {
         self.link = up;

@@ -68,7 +68,6 @@ pub(crate) struct Operator {
     power: Shared<PowerFunction>,
     balloon: Shared<VirtioPci<Balloon>>,
     cards: Vec<(NetworkInfo, Shared<VirtioPci<Net>>)>,
-    links: Mutex<Vec<bool>>,
     debugger: Arc<Mutex<Option<Stub>>>,
     memory: u64,
     prelaunch: Mutex<bool>,
@@ -108,7 +107,6 @@ type Result = std::result::Result<Reply, OperationError>;
 impl Operator {
     /// An operator for this VM.
     pub(crate) fn new(parts: Parts, subscribers: Arc<Subscribers>) -> Self {
-        let links = Mutex::new(vec![true; parts.cards.len()]);
         Self {
             control: parts.handle.control.clone(),
             handle: parts.handle,
@@ -124,7 +122,6 @@ impl Operator {
             power: parts.power,
             balloon: parts.balloon,
             cards: parts.cards,
-            links,
             debugger: parts.debugger,
             memory: parts.memory,
             prelaunch: Mutex::new(parts.prelaunch),
@@ -224,9 +221,11 @@ impl Operator {
             Command::QueryPci => inspect::pci(self.bus.pci()),
             Command::QueryMemoryMap => self.query_memory_map(),
             Command::QueryNetwork => {
-                let links = lock(&self.links);
-                let card = |((info, _), link): (&(NetworkInfo, _), &bool)| NetworkInfo { link: *link, ..info.clone() };
-                Reply::Network(self.cards.iter().zip(&*links).map(card).collect())
+                let card = |(info, card): &(NetworkInfo, Shared<VirtioPci<Net>>)| {
+                    let link = lock(card).device().has_link();
+                    NetworkInfo { link, ..info.clone() }
+                };
+                Reply::Network(self.cards.iter().map(card).collect())
             }
             Command::QueryVnc => Reply::Vnc(self.vnc.as_ref().map_or_else(vnc::absent, |server| server.info())),
             Command::QueryBalloon => {
@@ -382,7 +381,6 @@ impl Operator {
         let index = self.cards.iter().position(|(info, _)| info.name == link.name);
         let index = index.ok_or_else(|| OperationError::no_device(&link.name))?;
         lock(&self.cards[index].1).config_changed(|card| card.set_link(link.up));
-        lock(&self.links)[index] = link.up;
         Ok(Reply::Done)
     }
 
