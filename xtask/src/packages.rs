@@ -36,6 +36,7 @@ pub(crate) const ALL: &[Package] = &[
     package("fuse3", "mounting images without root"),
     package("libnbd-bin", "NBD clients: nbdcopy, nbdinfo"),
     package("fio", "load on NBD sockets"),
+    package("nbdkit", "another NBD server to read from and write to"),
     package("gdb", "a client of the gdb stub"),
     package("iproute2", "TAP interfaces and network namespaces"),
     package("nftables", "firewall rules of network segments"),
