@@ -39,10 +39,11 @@ impl Drop for PidFile {
 }
 
 impl Background {
-    /// The folder that the process ID is written to.
+    /// The folder that the process ID is written to; one that isn't there is told of when it is.
     pub(crate) fn folder(&self) -> Option<PathBuf> {
         let folder = self.pidfile.as_deref()?.parent()?;
-        Some(if folder.as_os_str().is_empty() { ".".into() } else { folder.to_owned() })
+        let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() };
+        folder.exists().then_some(folder)
     }
 
     /// Starts the background process where one is wanted and this isn't it, and returns what its start came to.
