@@ -1,0 +1,5 @@
+//! Feeds any bytes to [`ferro_cluster::fuzzing::witness`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ferro_cluster::fuzzing::witness(bytes));
