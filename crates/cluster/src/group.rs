@@ -343,11 +343,11 @@ impl Group {
         if !view.alive() {
             return;
         }
-        self.contact = true;
         if matches!(self.fence, Fence::Done | Fence::Failed { .. }) {
             self.fence = Fence::Idle;
         }
         let Some(report) = view.report else { return };
+        self.contact = true;
         if matches!(report.role, Role::Claiming | Role::Starting | Role::Active) {
             self.yields = false;
         }
