@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{exit, img, kvm, mirror, monitor, net, run};
+use crate::{cluster, exit, img, kvm, mirror, monitor, net, node, run};
 
 /// Virtual machines, their disks and networks on one or two machines.
 #[derive(Debug, Parser)]
@@ -38,6 +38,30 @@ enum Command {
         #[command(subcommand)]
         command: net::NetCommand,
     },
+    /// Run this machine as a node: its segments, mirrors, VMs, and its half of a cluster
+    Node(node::NodeArgs),
+    /// Run a witness: the third machine that says which node of a pair may be active
+    Witness(node::WitnessArgs),
+    /// The pair: who is active and why; standby, move, maintenance
+    Cluster(cluster::ClusterArgs),
+    /// Bring an infrastructure up on this node
+    Up(cluster::UpArgs),
+    /// Stop everything on this node in good order
+    Down(cluster::DownArgs),
+    /// Say how this node, its groups and its VMs stand
+    Status(cluster::StatusArgs),
+    /// List the node's VMs
+    Ps(cluster::PsArgs),
+    /// Start a VM that was stopped
+    Start(cluster::VmArgs),
+    /// Shut a VM down, and keep it so
+    Stop(cluster::StopArgs),
+    /// Talk to a VM's serial console
+    Console(cluster::VmArgs),
+    /// Save a VM's memory and disks under a name
+    Snapshot(cluster::SnapshotArgs),
+    /// Take a VM back to a snapshot
+    Rollback(cluster::SnapshotArgs),
     /// Command a running VM by its monitor
     Monitor(monitor::MonitorArgs),
     /// Write a picture of a running VM's screen
@@ -63,6 +87,18 @@ impl Cli {
             Command::Img { command } => command.run(),
             Command::Mirror(arguments) => arguments.run(),
             Command::Net { command } => command.run(),
+            Command::Node(arguments) => arguments.run(),
+            Command::Witness(arguments) => arguments.run(),
+            Command::Cluster(arguments) => arguments.run(),
+            Command::Up(arguments) => arguments.run(),
+            Command::Down(arguments) => arguments.run(),
+            Command::Status(arguments) => arguments.run(),
+            Command::Ps(arguments) => arguments.run(),
+            Command::Start(arguments) => cluster::start(&arguments),
+            Command::Stop(arguments) => cluster::stop(&arguments),
+            Command::Console(arguments) => cluster::console(&arguments),
+            Command::Snapshot(arguments) => cluster::snapshot(arguments, "snapshot"),
+            Command::Rollback(arguments) => cluster::snapshot(arguments, "rollback"),
             Command::Monitor(arguments) => arguments.run(),
             Command::Screenshot(arguments) => arguments.run(),
             Command::Completions { shell } => {

@@ -1,6 +1,7 @@
 //! The `ferro` command: reads the command line, sets logging up and calls what was asked for. The work is elsewhere.
 
 mod background;
+mod cluster;
 mod command;
 mod exit;
 mod img;
@@ -9,6 +10,7 @@ mod logging;
 mod mirror;
 mod monitor;
 mod net;
+mod node;
 mod run;
 
 use std::ffi::{OsStr, OsString};

@@ -68,6 +68,19 @@ pub(crate) struct Forced {
     force: bool,
 }
 
+/// A mirror, and with what right it is promoted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Promoted {
+    /// The mirror
+    name: String,
+    /// Even if the data here may be stale or incomplete
+    #[arg(long)]
+    force: bool,
+    /// The fencing token of a cluster: vouches that the peer has nothing newer and stays out; has to be above all seen
+    #[arg(long, value_name = "N")]
+    epoch: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 enum MirrorCommand {
     /// Describe a new mirror; to be done on both nodes
@@ -77,7 +90,7 @@ enum MirrorCommand {
     /// Stop it in good order
     Down(Forced),
     /// Make this node the one that reads and writes
-    Primary(Forced),
+    Primary(Promoted),
     /// Make it the one that only receives
     Secondary(Forced),
     /// Look for the peer
@@ -122,7 +135,9 @@ impl MirrorArgs {
             MirrorCommand::Delete(Named { name }) => return delete(&state, &name),
             MirrorCommand::Mount { name, directory } => return mount(&state.place(&name)?, &directory),
             MirrorCommand::Down(Forced { name, force }) => return up::down(&state.place(&name)?, force),
-            MirrorCommand::Primary(Forced { name, force }) => (name, Command::Primary { force }),
+            MirrorCommand::Primary(Promoted { name, force, epoch }) => {
+                (name, Command::Primary { force, epoch, alone: epoch.is_some() })
+            }
             MirrorCommand::Secondary(Forced { name, force }) => (name, Command::Secondary { force }),
             MirrorCommand::Connect(Named { name }) => (name, Command::Connect),
             MirrorCommand::Disconnect(Named { name }) => (name, Command::Disconnect),

@@ -3,7 +3,7 @@
 mod bridge;
 mod declared;
 mod forward;
-mod report;
+pub(crate) mod report;
 mod route;
 mod tap;
 

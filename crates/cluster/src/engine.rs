@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::event::Event;
 use crate::group::{
-    Command, Data, Durable, Group, GroupConfig, Operation, Report, Surroundings, UnitState, View, Waiting, Wanted,
+    Command, Data, Durable, Found, Group, GroupConfig, Operation, Report, Surroundings, UnitState, View, Waiting,
+    Wanted,
 };
 use crate::heartbeat::{self, Heartbeat, LinkState, PeerState, Rejected, Timing};
 use crate::lease::Party;
@@ -169,10 +170,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts at `now`, with what was remembered of each group, in order, and for those that run already the permission under
-    /// which they were started.
+    /// Starts at `now`, with what is found of each group, in order.
     #[must_use]
-    pub fn new(now: Time, config: &Config, remembered: &[(Durable, Option<Time>)]) -> Self {
+    pub fn new(now: Time, config: &Config, found: &[Found]) -> Self {
         let heartbeat = heartbeat::Config {
             node: config.node,
             cluster: config.cluster.clone(),
@@ -183,7 +183,7 @@ impl Cluster {
         };
         let arbiter = config.arbiter;
         let groups = config.groups.iter().enumerate().map(|(index, group)| {
-            let (durable, adopted) = remembered.get(index).copied().unwrap_or_default();
+            let found = found.get(index).cloned().unwrap_or_default();
             let party = Party {
                 key: config.key.clone(),
                 cluster: number(&config.cluster),
@@ -195,7 +195,7 @@ impl Cluster {
                 exists: arbiter == Arbiter::Witness,
             };
             let place = Surroundings { node: config.node, arbiter, deadtime: config.timing.deadtime, party };
-            Group::new(now, group.clone(), place, durable, adopted)
+            Group::new(now, group.clone(), place, &found)
         });
         let groups = groups.collect();
         let mut cluster =

@@ -99,6 +99,17 @@ pub struct Durable {
     pub maintenance: bool,
 }
 
+/// What a node finds of a group when it starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// What was remembered.
+    pub durable: Durable,
+    /// Some of it runs, started by an earlier process of this node: the end of the permission under which it does.
+    pub adopted: Option<Time>,
+    /// Which parts run.
+    pub running: Vec<bool>,
+}
+
 /// What a group wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -179,7 +190,7 @@ pub(crate) struct Group {
     data: Data,
     lease: Lease,
     fence: Fence,
-    /// The peer was heard since this process started, and what it last said is known.
+    /// The peer was heard since this process started, and last said that its data aren't the only valid ones.
     contact: bool,
     /// Permission that an earlier process of this node had.
     inherited: Option<Time>,
@@ -208,17 +219,14 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// `adopted`: the group runs already, by an earlier process of this node, with permission until then.
-    pub(crate) fn new(
-        now: Time,
-        config: GroupConfig,
-        place: Surroundings,
-        durable: Durable,
-        adopted: Option<Time>,
-    ) -> Self {
+    /// What an earlier process of this node has started is gone on with.
+    pub(crate) fn new(now: Time, config: GroupConfig, place: Surroundings, found: &Found) -> Self {
+        let Found { durable, adopted, running } = found.clone();
         let adopts = durable.active && adopted.is_some();
-        let state = if adopts { UnitState::Running } else { UnitState::Stopped };
-        let units = config.units.iter().map(|unit| Unit::new(unit.clone(), state)).collect();
+        let runs = |index: usize| adopts && running.get(index).copied().unwrap_or(false);
+        let state = |index| if runs(index) { UnitState::Running } else { UnitState::Stopped };
+        let units = config.units.iter().enumerate().map(|(index, unit)| Unit::new(unit.clone(), state(index)));
+        let units = units.collect();
         let place_turn = place.party.incarnation;
         let mut group = Self {
             lease: Lease::new(place.party.clone()),
@@ -250,7 +258,8 @@ impl Group {
             wanted: VecDeque::new(),
         };
         if adopts {
-            group.units.iter_mut().for_each(|unit| unit.watch(now));
+            let running = group.units.iter_mut().filter(|unit| unit.state == UnitState::Running);
+            running.for_each(|unit| unit.watch(now));
             group.event(Event::Adopted { group: group.name(), epoch: durable.epoch });
         } else if durable.active {
             // The machine went down with it.
@@ -327,7 +336,9 @@ impl Group {
                 break;
             }
         }
-        let sole = self.durable.sole == Sole::This || self.wants_sole();
+        // The peer may count on its data again only once this node won't claim otherwise after a crash.
+        let unsaved = self.was_sole && !self.is_saved();
+        let sole = self.durable.sole == Sole::This || self.wants_sole() || unsaved;
         if sole && !self.was_sole {
             self.turn = self.turn.wrapping_add(1).max(1);
         }
@@ -346,8 +357,9 @@ impl Group {
         if matches!(self.fence, Fence::Done | Fence::Failed { .. }) {
             self.fence = Fence::Idle;
         }
+        // Whoever says that only its data are valid is believed, also when it has stopped.
+        self.contact = view.report.is_some_and(|report| !report.sole);
         let Some(report) = view.report else { return };
-        self.contact = true;
         if matches!(report.role, Role::Claiming | Role::Starting | Role::Active) {
             self.yields = false;
         }

@@ -49,4 +49,5 @@ pub use sandbox::SandboxDescription;
 pub use sound::AudioTarget;
 #[doc(hidden)]
 pub use state::fuzzing;
+pub use terminal::RawTerminal;
 pub use vnc::{TlsCredentials, VncPlace, VncTarget, WebSocketPlace};

@@ -5,13 +5,14 @@ use std::io::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 /// Puts the terminal back when dropped. Does nothing where standard input is no terminal.
-pub(crate) struct RawTerminal {
+pub struct RawTerminal {
     before: Option<Termios>,
 }
 
 impl RawTerminal {
     /// Every key goes to the guest from now on, ^C too.
-    pub(crate) fn enter() -> Self {
+    #[must_use]
+    pub fn enter() -> Self {
         let Ok(before) = tcgetattr(stdin()) else { return Self { before: None } };
         let mut raw = before.clone();
         raw.make_raw();

@@ -80,6 +80,9 @@ pub enum Admin {
         epoch: Option<u64>,
         /// Whatever the data are.
         force: bool,
+        /// Somebody has made sure that the peer isn't promoted with older data, so that it may go on without it from the
+        /// start (see [`Config::fencing`]).
+        alone: bool,
     },
     /// Stop being primary.
     Secondary,

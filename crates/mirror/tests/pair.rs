@@ -61,7 +61,7 @@ impl Pair {
     /// Connected and in sync, node 0 primary.
     fn new(protocol: Protocol) -> Self {
         let mut pair = Self { sides: [side(0, protocol), side(1, protocol)], linked: false };
-        pair.admin(0, Admin::Primary { epoch: None, force: true }).unwrap();
+        pair.admin(0, Admin::Primary { epoch: None, force: true, alone: true }).unwrap();
         pair.link(true);
         assert!(pair.sides[0].engine.peer_is_up_to_date());
         pair
@@ -144,8 +144,8 @@ fn every_protocol_replicates_data_and_zeroes() {
 fn a_split_brain_is_never_merged_before_an_operator_chooses() {
     let mut pair = Pair::new(Protocol::C);
     pair.link(false);
-    assert_eq!(pair.admin(1, Admin::Primary { epoch: None, force: false }), Err(AdminError::NotUpToDate));
-    pair.admin(1, Admin::Primary { epoch: None, force: true }).unwrap();
+    assert_eq!(pair.admin(1, Admin::Primary { epoch: None, force: false, alone: true }), Err(AdminError::NotUpToDate));
+    pair.admin(1, Admin::Primary { epoch: None, force: true, alone: true }).unwrap();
     pair.write(0, 1, 10).unwrap();
     pair.write(1, 1, 20).unwrap();
     for _ in 0..3 {
@@ -173,12 +173,18 @@ fn a_split_brain_is_never_merged_before_an_operator_chooses() {
 fn an_older_epoch_is_refused() {
     let mut pair = Pair::new(Protocol::C);
     pair.link(false);
-    pair.admin(1, Admin::Primary { epoch: Some(9), force: false }).unwrap();
+    pair.admin(1, Admin::Primary { epoch: Some(9), force: false, alone: true }).unwrap();
     pair.link(true);
     assert!(!pair.sides[0].engine.is_primary() && pair.sides[0].events.contains(&Event::Fenced));
-    assert_eq!(pair.admin(0, Admin::Primary { epoch: Some(10), force: false }), Err(AdminError::PeerIsPrimary));
+    assert_eq!(
+        pair.admin(0, Admin::Primary { epoch: Some(10), force: false, alone: true }),
+        Err(AdminError::PeerIsPrimary)
+    );
     pair.link(false);
-    assert_eq!(pair.admin(0, Admin::Primary { epoch: Some(9), force: true }), Err(AdminError::OldEpoch(9, 9)));
+    assert_eq!(
+        pair.admin(0, Admin::Primary { epoch: Some(9), force: true, alone: true }),
+        Err(AdminError::OldEpoch(9, 9))
+    );
     let mut pair = Pair::new(Protocol::C);
     let old = Message::Write { seq: 1, epoch: 0, offset: 0, payload: Payload::Data(vec![1; 10].into()) };
     pair.tell(1, Input::Message(old));

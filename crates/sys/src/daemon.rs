@@ -12,6 +12,15 @@ pub fn new_session() -> io::Result<()> {
     Ok(())
 }
 
+/// Ends this process when the one that started it ends.
+///
+/// # Errors
+/// The kernel doesn't know that.
+pub fn end_with_parent() -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    Ok(())
+}
+
 /// Points standard input, output and error to /dev/null.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ mod aligned;
 pub mod daemon;
 pub mod kick;
 pub mod ofd_lock;
+pub mod packet;
 pub mod ring;
 pub mod signals;
 pub mod tap;

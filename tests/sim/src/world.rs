@@ -139,7 +139,7 @@ impl World {
     pub fn run(&mut self) -> Result<Outcome, String> {
         self.boot(0);
         self.boot(1);
-        self.admin(0, Admin::Primary { epoch: None, force: true });
+        self.admin(0, Admin::Primary { epoch: None, force: true, alone: true });
         self.epoch = 1;
         self.after(1, What::LinkUp { link: 0 });
         self.after(10, What::Consumer);
@@ -386,7 +386,7 @@ impl World {
                 continue;
             }
             self.epoch += 1;
-            self.admin(node, Admin::Primary { epoch: Some(self.epoch), force: false });
+            self.admin(node, Admin::Primary { epoch: Some(self.epoch), force: false, alone: true });
             if self.is(node, Engine::is_primary) {
                 self.outcome.promotions += 1;
                 if !self.is(node, Engine::is_connected) {

@@ -25,6 +25,8 @@ pub struct UnitConfig {
     pub restarts: u32,
     /// Within which restarts count.
     pub window: Duration,
+    /// Its start may let a mirror write without the peer.
+    pub mirror: bool,
 }
 
 /// What is to be done with a part.
@@ -128,7 +130,7 @@ impl Group {
         self.serial += 1;
         let Some(unit) = self.units.get_mut(index) else { return };
         unit.operation = Some((self.serial, operation));
-        if matches!(operation, Operation::Start { alone: true, .. }) {
+        if matches!(operation, Operation::Start { alone: true, .. }) && unit.config.mirror {
             self.let_alone = self.serial;
             self.data.in_sync = false;
         }

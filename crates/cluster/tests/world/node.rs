@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ferro_cluster::group::{Durable, GroupConfig, Operation, UnitConfig};
+use ferro_cluster::group::{Durable, Found, GroupConfig, Operation, UnitConfig};
 use ferro_cluster::heartbeat::Timing;
 use ferro_cluster::{Arbiter, Cluster, Config, Time};
 
@@ -119,6 +119,7 @@ impl Node {
             monitor: Some(Duration::from_millis(300)),
             restarts: 1,
             window: Duration::from_secs(10),
+            mirror: name == "mirror",
         };
         let group = GroupConfig {
             name: "service".into(),
@@ -151,7 +152,11 @@ impl Node {
         }
         let inherited = self.permission.unwrap_or(u64::MAX / 4);
         let adopted = all.then(|| self.clock(inherited));
-        self.cluster = Some(Cluster::new(self.clock(now), &config, &[(self.durable, adopted)]));
+        self.cluster = Some(Cluster::new(
+            self.clock(now),
+            &config,
+            &[Found { durable: self.durable, adopted, running: vec![true; 2] }],
+        ));
     }
 
     pub(crate) fn crash(&mut self, machine: bool) {

@@ -18,7 +18,7 @@ impl Engine {
                 self.stand_alone();
                 Ok(())
             }
-            Admin::Primary { epoch, force } => self.promote(epoch, force),
+            Admin::Primary { epoch, force, alone } => self.promote(epoch, force, alone),
             Admin::Secondary => self.demote(),
             Admin::GoAlone if self.primary && self.is_consistent() && self.link != Link::Connected => {
                 self.go_alone();
@@ -42,7 +42,7 @@ impl Engine {
         self.outputs.push_back(Output::AdminReply(result));
     }
 
-    fn promote(&mut self, token: Option<u64>, force: bool) -> Result<(), AdminError> {
+    fn promote(&mut self, token: Option<u64>, force: bool, alone: bool) -> Result<(), AdminError> {
         if self.primary || !self.attached && !self.peer_is_up_to_date() {
             return Err(AdminError::State);
         }
@@ -81,8 +81,8 @@ impl Engine {
         }
         self.log_version = self.meta.wanted();
         self.advanced = overridden || crashed;
-        // Token and force are permissions to go on without the peer.
-        self.alone = self.link != Link::Connected;
+        // Force is a permission to go on without the peer, too.
+        self.alone = self.link != Link::Connected && (alone || force);
         if self.link == Link::Connected {
             self.send(Message::Promoted { epoch });
             if overridden {

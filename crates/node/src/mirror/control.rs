@@ -29,6 +29,12 @@ pub enum Command {
         /// Even if the data may be stale or incomplete.
         #[serde(default)]
         force: bool,
+        /// The fencing token of a cluster that vouches for the data.
+        #[serde(default)]
+        epoch: Option<u64>,
+        /// The cluster has made sure that the peer stays out, so that it may be written without it.
+        #[serde(default)]
+        alone: bool,
     },
     /// Stop being primary.
     Secondary {
@@ -124,7 +130,7 @@ fn converse(stream: &UnixStream, shared: &Shared) -> std::io::Result<()> {
 fn obey(shared: &Shared, command: Command) -> Result<Value, String> {
     let admin = match command {
         Command::Status => return status(shared).ok_or_else(|| "the mirror has stopped".into()),
-        Command::Primary { force } => Admin::Primary { epoch: None, force },
+        Command::Primary { force, epoch, alone } => Admin::Primary { epoch, force, alone },
         Command::Secondary { force } | Command::Down { force } => {
             let clients = shared.clients();
             if clients > 0 && !force {

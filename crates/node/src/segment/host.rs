@@ -4,9 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::packet_core::Nla;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, RouteMessageBuilder};
@@ -165,12 +165,52 @@ impl Host {
 
     /// That the address isn't there is no error.
     pub(super) fn delete_address(&self, link: &Link, address: Ipv4Net) -> Result<()> {
-        let messages: Vec<AddressMessage> =
-            self.ask("list the addresses", self.handle.address().get().execute().try_collect())?;
-        let ours = |message: &AddressMessage| self::address(message) == Some((link.index, address));
-        let Some(message) = messages.into_iter().find(ours) else { return Ok(()) };
+        self.take_address(link, address.into())
+    }
+
+    /// Puts an address on an interface, IPv4 or IPv6; that it is there already is no error. IPv6 addresses can be used at
+    /// once: nobody else may have a floating address.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn put_address(&self, link: &Link, address: IpNet) -> Result<()> {
+        let mut request = self.handle.address().add(link.index, address.addr(), address.prefix_len()).replace();
+        if address.addr().is_ipv6() {
+            request.message_mut().header.flags.insert(AddressHeaderFlags::Nodad);
+        }
+        self.ask(format!("give {} the address {address}", link.name), request.execute())
+    }
+
+    /// Takes an address from an interface; that it isn't there is no error.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn take_address(&self, link: &Link, address: IpNet) -> Result<()> {
+        let Some(message) = self.address_message(link, address)? else { return Ok(()) };
         let action = format!("take the address {address} from {}", link.name);
         self.ask(action, self.handle.address().del(message).execute())
+    }
+
+    /// Whether an interface has an address.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn has_address(&self, link: &Link, address: IpNet) -> Result<bool> {
+        Ok(self.address_message(link, address)?.is_some())
+    }
+
+    fn address_message(&self, link: &Link, address: IpNet) -> Result<Option<AddressMessage>> {
+        let messages: Vec<AddressMessage> =
+            self.ask("list the addresses", self.handle.address().get().execute().try_collect())?;
+        let ours = |message: &AddressMessage| {
+            let there = message.attributes.iter().any(|attribute| match attribute {
+                AddressAttribute::Local(found) => *found == address.addr(),
+                AddressAttribute::Address(found) => *found == address.addr() && address.addr().is_ipv6(),
+                _ => false,
+            });
+            there && message.header.index == link.index && message.header.prefix_len == address.prefix_len()
+        };
+        Ok(messages.into_iter().find(ours))
     }
 
     pub(super) fn add_route(&self, route: &Route) -> Result<()> {
