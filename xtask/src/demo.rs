@@ -1,7 +1,9 @@
 //! `cargo xtask demo`: the main job on real input, from nothing: disk images as a sysadmin makes them, Debian's kernel on
-//! the software CPU (or KVM) writing to one of them, and a PC that boots from a disc and is commanded by its monitor.
+//! the software CPU (or KVM) writing to one of them, and a PC that boots from a disc and is commanded by its monitor, and two
+//! nodes of which one dies.
 //! Everything it makes is in a temporary folder.
 
+mod pair;
 mod pc;
 
 use std::path::Path;
@@ -27,6 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     images(&Demo { ferro: &ferro, folder: &folder })?;
     boot(&Demo { ferro: &ferro, folder: &folder }, &guests)?;
     pc::show(&Demo { ferro: &ferro, folder: &folder })?;
+    pair::show(&Demo { ferro: &ferro, folder: &folder }, &guests)?;
     std::fs::remove_dir_all(&folder)?;
     println!("\nThat was the demo; nothing of it is left behind.");
     Ok(())

@@ -39,7 +39,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Not shipped.
     ("ferro-sim", &["ferro-mirror", "ferro-cluster"]),
     ("ferro-cpudiff", &["ferro-cpu", "ferro-guest"]),
-    ("xtask", &[]),
+    ("ferro-lab", &[]),
+    ("xtask", &["ferro-lab"]),
 ];
 
 /// External crates that must stay out of the crates that do no I/O of their own.

@@ -19,11 +19,20 @@ use serde_json::Value;
 use crate::exit;
 use crate::net::report::Output;
 
+/// How long everything on a node may take to stop, or a new daemon to begin.
+const PATIENCE: Duration = Duration::from_mins(10);
+
 /// Which daemon is asked.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Daemon {
     /// The socket of the node's daemon
-    #[arg(long, value_name = "SOCKET", default_value = "/run/ferro/node.sock", env = "FERRO_NODE_SOCKET", global = true)]
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        default_value = "/run/ferro/node.sock",
+        env = "FERRO_NODE_SOCKET",
+        global = true
+    )]
     socket: PathBuf,
 }
 
@@ -34,6 +43,20 @@ impl Daemon {
 
     fn status(&self) -> anyhow::Result<NodeStatus> {
         serde_json::from_value(self.ask("GET", "/v1/status", None)?).context("the daemon is of another version")
+    }
+
+    /// Asks for what another daemon begins with, and waits for that.
+    fn replace(&self, method: &str, body: Option<&Value>) -> anyhow::Result<ExitCode> {
+        let before = self.status()?.pid;
+        self.ask(method, "/v1/infra", body)?;
+        let start = std::time::Instant::now();
+        while self.status().map_or(before, |status| status.pid) == before {
+            if start.elapsed() > PATIENCE {
+                bail!("it takes too long; 'ferro cluster status' and the daemon's log show what it waits for");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(ExitCode::from(exit::OK))
     }
 
     fn group(&self, action: &str, request: &GroupRequest) -> anyhow::Result<ExitCode> {
@@ -168,8 +191,7 @@ impl UpArgs {
             std::fs::read_to_string(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?;
         let folder = std::path::absolute(&self.file)?.parent().unwrap_or(Path::new("/")).to_owned();
         let body = serde_json::to_value(InfraRequest { text, folder })?;
-        self.daemon.ask("PUT", "/v1/infra", Some(&body))?;
-        Ok(ExitCode::from(exit::OK))
+        self.daemon.replace("PUT", Some(&body))
     }
 }
 
@@ -182,8 +204,7 @@ pub(crate) struct DownArgs {
 
 impl DownArgs {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        self.daemon.ask("DELETE", "/v1/infra", None)?;
-        Ok(ExitCode::from(exit::OK))
+        self.daemon.replace("DELETE", None)
     }
 }
 

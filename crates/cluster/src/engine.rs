@@ -153,7 +153,7 @@ pub struct Overview {
     pub waiting: Option<Waiting>,
     /// Until when this node may run it; `None` if without end, or not here.
     pub permission: Option<Time>,
-    /// Whether the witness has answered lately; `None` if there is none.
+    /// Whether the witness has answered lately; `None` if it isn't asked.
     pub witness: Option<bool>,
     /// It failed here.
     pub failed: bool,

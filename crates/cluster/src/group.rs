@@ -214,6 +214,8 @@ pub(crate) struct Group {
     waiting: Option<Waiting>,
     retry: Option<Time>,
     failback_at: Option<Time>,
+    /// The peer is there and has said nothing of this group.
+    stranger_since: Option<Time>,
     since: Time,
     wanted: VecDeque<Wanted>,
 }
@@ -254,6 +256,7 @@ impl Group {
             waiting: None,
             retry: None,
             failback_at: None,
+            stranger_since: None,
             since: now,
             wanted: VecDeque::new(),
         };
@@ -321,8 +324,20 @@ impl Group {
         matches!(self.phase, Phase::Starting | Phase::Active | Phase::Stopping { .. })
     }
 
+    /// A peer that is there but knows nothing of this group can't give its word. With a witness that is as good as a dead
+    /// one, once it has had time to tell.
+    fn without_stranger<'a>(&mut self, view: View<'a>) -> View<'a> {
+        if !view.alive() || view.report.is_some() || self.place.arbiter != Arbiter::Witness {
+            self.stranger_since = None;
+            return view;
+        }
+        let since = *self.stranger_since.get_or_insert(view.now);
+        if view.now < since.after(self.place.deadtime) { view } else { View { peer: PeerState::Dead, ..view } }
+    }
+
     /// Does everything that has become possible.
     pub(crate) fn advance(&mut self, view: View<'_>) {
+        let view = self.without_stranger(view);
         self.learn(view);
         // Each phase leads to another at most a few times; the bound is against a mistake.
         for _ in 0..16 {
@@ -439,6 +454,7 @@ impl Group {
             self.retry,
             self.failed.flatten(),
             self.failback_at,
+            self.stranger_since.map(|since| since.after(self.place.deadtime)),
             self.lease.deadline(),
             self.permission_deadline(view),
             match self.fence {
@@ -501,7 +517,9 @@ impl Group {
 impl Group {
     /// The group for people to look at.
     pub(crate) fn overview(&self, view: View<'_>) -> crate::engine::Overview {
-        let witness = (self.place.arbiter == Arbiter::Witness).then(|| self.lease.reachable(view.now));
+        // A node that wants nothing of the witness doesn't ask it.
+        let asks = self.place.arbiter == Arbiter::Witness && !matches!(self.phase, Phase::Idle);
+        let witness = asks.then(|| self.lease.reachable(view.now));
         crate::engine::Overview {
             name: self.name(),
             own: self.report(),

@@ -42,7 +42,9 @@ const MODULES: &[&str] = &[
 pub(crate) fn build(folder: &Path, flavour: &str, kernel: &Kernel) -> anyhow::Result<()> {
     let image = folder.join(format!("initrd-{flavour}.gz"));
     let init = root().join("guests/initramfs/init");
-    if newer(&image, &init) && programs::names().all(|name| newer(&image, &folder.join(name))) {
+    let services = services()?;
+    let sources = services.iter().chain([&init]).all(|source| newer(&image, source));
+    if sources && programs::names().all(|name| newer(&image, &folder.join(name))) {
         return Ok(());
     }
     println!("guests: packing {}", image.display());
@@ -59,6 +61,13 @@ pub(crate) fn build(folder: &Path, flavour: &str, kernel: &Kernel) -> anyhow::Re
     }
     std::fs::copy(&init, tree.join("init"))?;
     std::fs::set_permissions(tree.join("init"), std::fs::Permissions::from_mode(0o755))?;
+    for service in &services {
+        let to = tree.join("bin").join(service.file_name().context("a file has a name")?);
+        std::fs::copy(service, &to)?;
+        std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755))?;
+    }
+    // What checks a file system after a power cut, as distributions do before they mount it.
+    std::fs::copy("/sbin/e2fsck.static", tree.join("bin/e2fsck")).context("e2fsck-static is not installed")?;
     for name in programs::names() {
         std::fs::copy(folder.join(name), tree.join("bin").join(name))?;
     }
@@ -67,6 +76,12 @@ pub(crate) fn build(folder: &Path, flavour: &str, kernel: &Kernel) -> anyhow::Re
     let mut pack = command("sh");
     pack.current_dir(&tree).args(["-c", "find . | cpio --quiet -o -H newc -R 0:0 | gzip -6"]).stdout(archive);
     run(&mut pack)
+}
+
+/// What the guests of a cluster's examples run.
+fn services() -> anyhow::Result<Vec<std::path::PathBuf>> {
+    let entries = std::fs::read_dir(root().join("guests/initramfs/services"))?;
+    Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?)
 }
 
 /// Copies the modules and all they depend on, with the files that `modprobe` reads.

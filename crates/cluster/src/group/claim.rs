@@ -371,6 +371,11 @@ impl Group {
         (self.wants, self.insisted, self.yields, self.waiting, self.retry) = (false, false, false, None, None);
         self.inherited = None;
         self.since = view.now;
+        if self.config.mirrored && self.durable.sole == Sole::This {
+            // What was so before the start, which is the next operation, says nothing of what is so after it.
+            self.let_alone = self.serial + 1;
+            self.data.in_sync = false;
+        }
         self.phase = Phase::Starting;
         true
     }

@@ -134,12 +134,20 @@ async fn events(State(context): Shared) -> Result<Json<Value>, Refused> {
     Ok(Json(json!(report.map(|report| report.events).unwrap_or_default())))
 }
 
+/// Does what ends this process a little later, so that whoever asked for it hears that it will be done.
+fn after_the_answer(work: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        work();
+    });
+}
+
 /// Checks the text, keeps it, and lets a new daemon begin with it; what runs and is still declared goes on.
 async fn infra_up(State(context): Shared, Json(request): Json<InfraRequest>) -> Result<Json<Value>, Refused> {
     blocking(move || {
         Infra::parse(&request.text, &context.config.infra(), &request.folder).map_err(conflict)?;
         super::keep_infra(&context.config, &request.text, &request.folder).map_err(conflict)?;
-        context.handle.leave();
+        after_the_answer(move || context.handle.leave());
         Ok(Json(Value::Null))
     })
     .await?
@@ -149,7 +157,7 @@ async fn infra_up(State(context): Shared, Json(request): Json<InfraRequest>) -> 
 async fn infra_down(State(context): Shared) -> Result<Json<Value>, Refused> {
     blocking(move || {
         super::keep_infra(&context.config, "name = \"\"\n", std::path::Path::new("/")).map_err(conflict)?;
-        context.handle.shut_down();
+        after_the_answer(move || context.handle.shut_down());
         Ok(Json(Value::Null))
     })
     .await?

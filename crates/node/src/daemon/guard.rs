@@ -25,8 +25,10 @@ pub const INHERITED: &str = "FERRO_NODE_PERMISSION";
 pub const AGAIN: u8 = 75;
 /// Between two looks at the clock.
 const TICK: Duration = Duration::from_millis(2);
-/// A daemon that dies sooner than this after its start is started again later.
+/// A daemon that dies sooner than this after its start had a short life.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
+/// After so many short lives in a row the next daemon is started a second later.
+const SHORT_LIVES: u32 = 3;
 
 /// Writes down which floating addresses there may be, for the guard and for a daemon after this one.
 pub(super) fn remember_addresses(config: &NodeConfig, infra: &Infra) -> Result<(), NodeError> {
@@ -53,6 +55,11 @@ fn release(config: &NodeConfig) {
     }
 }
 
+/// No permission is known, or it has no end.
+const ENDLESS: u64 = u64::MAX;
+/// The permission is over, and everything was ended.
+const OVER: u64 = 0;
+
 /// Runs the daemon as a child, again and again, until it ends in good order or `stop` says so.
 ///
 /// # Errors
@@ -62,11 +69,9 @@ pub fn watch(
     mut daemon: impl FnMut() -> Command,
     stop: impl Fn() -> bool,
 ) -> Result<u8, NodeError> {
-    /// No permission is known, or it has no end.
-    const ENDLESS: u64 = u64::MAX;
     let until = Arc::new(AtomicU64::new(ENDLESS));
     let deadtime = config.cluster.as_ref().map_or(Duration::from_secs(1), |cluster| cluster.timing().deadtime);
-    let mut begun = false;
+    let (mut begun, mut short) = (false, 0);
     loop {
         let started = Instant::now();
         let mut command = daemon();
@@ -100,7 +105,8 @@ pub fn watch(
         }
         begun = true;
         tracing::error!("the daemon died; it is started again");
-        if started.elapsed() < SHORT_LIFE {
+        short = if started.elapsed() < SHORT_LIFE { short + 1 } else { 0 };
+        if short > SHORT_LIVES {
             let pause = Instant::now();
             while pause.elapsed() < Duration::from_secs(1) && !stop() {
                 expire(config, &until, deadtime);
@@ -140,9 +146,9 @@ fn attend(
 /// Ends everything if the permission is about to be over: later than the daemon itself would, but in time.
 fn expire(config: &NodeConfig, until: &AtomicU64, deadtime: Duration) {
     let end = until.load(Ordering::Acquire);
-    if end != u64::MAX && clock::now() >= Time(end).before(deadtime / 16) {
+    if end != ENDLESS && end != OVER && clock::now() >= Time(end).before(deadtime / 16) {
         tracing::error!("nobody has prolonged the permission to run: everything is ended");
         release(config);
-        until.store(0, Ordering::Release);
+        until.store(OVER, Ordering::Release);
     }
 }

@@ -1,5 +1,6 @@
 //! A mirror as a resource: its process runs on both nodes all the time; started is where it is primary.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ferro_cluster::group::Data;
@@ -26,6 +27,12 @@ impl MirrorResource {
 
     fn status(&self) -> Result<Value, String> {
         call(&self.place, Command::Status).map_err(|error| error.to_string())
+    }
+
+    /// Ends its process, which the daemon starts again, as secondary.
+    fn end(&self) -> Result<(), String> {
+        let folder = self.place.config().parent().unwrap_or(Path::new("/")).display().to_string();
+        super::vm::end_processes(&["mirror", "up", &self.place.name, &folder])
     }
 
     fn is_primary(&self) -> bool {
@@ -66,6 +73,10 @@ impl Resource for MirrorResource {
         if !self.is_primary() {
             return Ok(());
         }
+        if hard && self.status().is_ok_and(|status| status["frozen"] == true || status["connection"] != "connected") {
+            // What waits for the peer would wait for long; nothing acknowledged is lost with the process.
+            return self.end();
+        }
         let start = Instant::now();
         let place = self.place.clone();
         // It may wait for writes that wait for the peer.
@@ -81,8 +92,7 @@ impl Resource for MirrorResource {
                 Err(_) => {}
             }
         }
-        // The supervisor starts it again, as secondary.
-        super::vm::end_processes(&["mirror", "up", &self.place.name, &self.place.config().display().to_string()])
+        self.end()
     }
 
     fn monitor(&mut self) -> Result<(), String> {

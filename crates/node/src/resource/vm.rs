@@ -16,8 +16,10 @@ use super::{Resource, Start, Wish};
 use crate::segment;
 use crate::segment::config::Segment;
 
-/// How long a VM may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a VM may take for an answer: on a machine that is short of everything it may be long.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the kernel may take to end a process.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// How long a guest may take to shut down when nothing else is said.
 const SHUTDOWN: Duration = Duration::from_mins(1);
@@ -140,7 +142,7 @@ fn end(find: impl Fn() -> Vec<Pid>) -> Result<(), i32> {
             // It may be gone by now.
             let _ = kill_process(*pid, Signal::KILL);
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > ENDING {
             return Err(first.as_raw_nonzero().get());
         }
         std::thread::sleep(Duration::from_millis(2));

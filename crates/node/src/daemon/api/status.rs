@@ -17,6 +17,8 @@ pub struct NodeStatus {
     pub node: String,
     /// Its number in the pair.
     pub number: u8,
+    /// The process of its daemon: another one after each `ferro up` and `down`.
+    pub pid: u32,
     /// What is declared.
     pub infra: String,
     /// `unknown`, `alive`, `late`, `dead`; none where there is no pair.
@@ -61,7 +63,7 @@ pub struct GroupStatus {
     pub failed: bool,
     /// Milliseconds for which this node may still run it, if that isn't prolonged; none if without end, or not here.
     pub permission_ms: Option<u64>,
-    /// Whether the witness answers; none if there is none.
+    /// Whether the witness answers; none if it isn't asked.
     pub witness: Option<bool>,
     /// Why it isn't started here.
     pub waiting: Option<String>,
@@ -171,6 +173,7 @@ pub(super) fn gather(config: &NodeConfig, infra: &Infra, handle: &Handle) -> Opt
     Some(NodeStatus {
         node: config.name.clone(),
         number: report.node.index(),
+        pid: std::process::id(),
         infra: infra.name.clone(),
         peer: report.peer.map(|peer| {
             match peer {

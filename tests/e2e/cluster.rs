@@ -1,0 +1,152 @@
+//! A pair of nodes with a witness, in network namespaces, with a real VM on a mirrored disk: power cuts, cut cables, killed
+//! daemons. Needs root.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ferro_lab::{Lab, output};
+use support::{guest, has, is_root};
+
+const ADDRESS: &str = "192.168.1.1";
+const NOTE: &str = "http://10.77.1.10/cgi-bin/note";
+
+/// `None`, after saying so, where there can be no lab.
+fn lab(folder: &Path) -> Option<Lab> {
+    if !is_root() {
+        println!("skipped: network namespaces need root");
+        return None;
+    }
+    if !has("ip") || !has("busybox") || !has("nft") {
+        return None;
+    }
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    output(Command::new("chmod").arg("600").arg(&secret)).unwrap();
+    std::fs::create_dir_all(folder.join("witness")).unwrap();
+    let example = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/servabit");
+    for file in ["alpha.toml", "beta.toml", "witness.toml"] {
+        std::fs::copy(example.join(file), folder.join(file)).unwrap();
+    }
+    Some(Lab::new(Path::new(env!("CARGO_BIN_EXE_ferro")), folder).unwrap())
+}
+
+/// Starts witness and nodes and gives both the infrastructure.
+fn begin(lab: &mut Lab, infra: &str) {
+    std::fs::write(lab.folder.join("infra.toml"), infra).unwrap();
+    lab.spawn("witness", "witness", "witness --config witness.toml").unwrap();
+    for node in ["alpha", "beta"] {
+        lab.start_node(node).unwrap();
+    }
+    for node in ["alpha", "beta"] {
+        lab.ferro(node, &format!("up infra.toml --socket {node}/run/node.sock")).unwrap();
+    }
+}
+
+fn has_address(lab: &Lab, node: &str) -> bool {
+    let told = output(lab.command(node, "ip").args(["-o", "address", "show", "dev", "eth0"])).unwrap();
+    told.contains(ADDRESS)
+}
+
+/// The daemon proper of a node.
+fn worker(lab: &Lab, node: &str) -> String {
+    let told = output(Command::new("ip").args(["netns", "pids", &lab.name(node)])).unwrap();
+    let is_worker = |pid: &&str| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"--worker")
+    };
+    told.split_whitespace().find(is_worker).expect("the daemon runs").to_owned()
+}
+
+const FLOATING: &str = "name = \"test\"\n[[address]]\naddress = \"192.168.1.1/24\"\ninterface = \"eth0\"\n";
+
+#[test]
+fn a_floating_address_is_held_once_and_survives_daemons_cables_and_the_witness() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut lab) = lab(folder.path()) else { return };
+    begin(&mut lab, FLOATING);
+    lab.until("alpha has the address", |lab| lab.is_active("alpha") && lab.answers(ADDRESS)).unwrap();
+    assert!(!has_address(&lab, "beta"));
+
+    // A daemon that is killed is back before anybody misses it, and goes on with what it finds.
+    output(Command::new("kill").args(["-9", &worker(&lab, "alpha")])).unwrap();
+    lab.until("the daemon is back", |lab| lab.is_active("alpha")).unwrap();
+    assert!(has_address(&lab, "alpha") && !lab.is_active("beta"));
+    let events = lab.ferro("alpha", "cluster events --socket alpha/run/node.sock").unwrap();
+    assert!(events.contains("found running, adopted"), "{events}");
+
+    // Without its witness the pair goes on: each has the other's word.
+    lab.kill("witness");
+    let epoch = |lab: &Lab, node: &str| lab.status(node).unwrap()["groups"][0]["epoch"].clone();
+    let before = epoch(&lab, "alpha");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(lab.is_active("alpha") && epoch(&lab, "alpha") == before);
+    // A move needs no witness either.
+    lab.ferro("beta", "cluster move --to 1 --socket beta/run/node.sock").unwrap();
+    lab.until("beta has it", |lab| lab.is_active("beta") && lab.answers(ADDRESS)).unwrap();
+    assert!(!has_address(&lab, "alpha"));
+
+    // Without witness and peer nobody may run it.
+    lab.cables("beta", false).unwrap();
+    lab.until("beta lets go", |lab| !has_address(lab, "beta")).unwrap();
+    assert!(!has_address(&lab, "alpha"));
+    let why = lab.ferro("alpha", "cluster explain --socket alpha/run/node.sock").unwrap();
+    lab.spawn("witness", "witness", "witness --config witness.toml").unwrap();
+    lab.until("alpha takes over", |lab| lab.is_active("alpha") && lab.answers(ADDRESS)).unwrap();
+    assert!(why.contains("silent") || why.contains("lease") || why.contains("witness"), "{why}");
+    assert!(!has_address(&lab, "beta"));
+
+    // Standby on the one that has it, with the other away, keeps it nowhere; online brings it back.
+    lab.cables("beta", true).unwrap();
+    lab.until("they meet", |lab| lab.status("alpha").is_some_and(|status| status["peer"] == "alive")).unwrap();
+    lab.ferro("alpha", "cluster standby --socket alpha/run/node.sock").unwrap();
+    lab.until("beta has it", |lab| lab.is_active("beta") && lab.answers(ADDRESS)).unwrap();
+    lab.ferro("alpha", "cluster online --socket alpha/run/node.sock").unwrap();
+    lab.ferro("beta", "down --socket beta/run/node.sock").unwrap();
+    lab.until("alpha has it", |lab| lab.is_active("alpha") && lab.answers(ADDRESS)).unwrap();
+}
+
+#[test]
+fn a_vm_on_a_mirrored_disk_outlives_the_power_of_its_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let (Some(kernel), Some(initrd)) = (guest("vmlinuz-cloud-amd64"), guest("initrd-cloud-amd64.gz")) else { return };
+    let Some(mut lab) = lab(folder.path()) else { return };
+    let disk = folder.path().join("web.raw");
+    output(Command::new("truncate").args(["-s", "32M"]).arg(&disk)).unwrap();
+    output(Command::new("mke2fs").args(["-q", "-t", "ext4"]).arg(&disk)).unwrap();
+    let infra = format!(
+        "rules = [\"internet -> dmz tcp 80\"]\n{FLOATING}\n[[segment]]\nname = \"dmz\"\nsubnet = \"10.77.1.0/24\"\n\
+         [[mirror]]\nname = \"web\"\nsize = \"32M\"\nport = 7801\nimage = \"web.raw\"\n\
+         [[vm]]\nname = \"web\"\nmemory = \"96M\"\nstop-timeout = \"1s\"\naccel = \"soft\"\nkernel = \"{}\"\ninitrd = \"{}\"\n\
+         append = \"console=ttyS0 quiet ferro.modules=virtio_pci,virtio_blk,virtio_net,ext4 \
+         ferro.run=serve-http+10.77.1.10/24+10.77.1.1\"\n[[vm.disk]]\nmirror = \"web\"\n[[vm.net]]\nsegment = \"dmz\"\n",
+        kernel.display(),
+        initrd.display()
+    );
+    begin(&mut lab, &infra);
+    lab.until("the server answers", |lab| lab.fetch(&format!("{NOTE}?first")).is_some()).unwrap();
+    lab.until("both have all data", |lab| lab.is_in_sync("alpha", &["web"])).unwrap();
+
+    // The daemon dies; the VM doesn't notice.
+    let pid = |lab: &Lab| lab.status("alpha").map(|status| status["vms"][0]["pid"].clone());
+    let before = pid(&lab);
+    output(Command::new("kill").args(["-9", &worker(&lab, "alpha")])).unwrap();
+    lab.until("the daemon is back", |lab| lab.is_active("alpha")).unwrap();
+    assert_eq!(pid(&lab), before);
+    assert!(lab.fetch(&format!("{NOTE}?second")).is_some());
+
+    lab.power_off("alpha").unwrap();
+    lab.until("the server is back", |lab| lab.fetch(NOTE).is_some()).unwrap();
+    let notes = lab.fetch(&format!("{NOTE}?third")).unwrap();
+    assert!(notes.contains("first") && notes.contains("second") && notes.contains("third"), "{notes}");
+    assert!(lab.is_active("beta"));
+
+    // The dead node returns, is outdated, gets what it missed, and has the VM moved back.
+    lab.cables("alpha", true).unwrap();
+    lab.start_node("alpha").unwrap();
+    lab.until("alpha is resynced", |lab| lab.is_in_sync("beta", &["web"])).unwrap();
+    lab.ferro("beta", "cluster move --socket beta/run/node.sock").unwrap();
+    lab.until("the server is back", |lab| lab.is_active("alpha") && lab.fetch(NOTE).is_some()).unwrap();
+    assert!(lab.fetch(NOTE).unwrap().contains("third"));
+}
