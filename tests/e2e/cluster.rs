@@ -18,7 +18,7 @@ fn lab(folder: &Path) -> Option<Lab> {
         println!("skipped: network namespaces need root");
         return None;
     }
-    if !has("ip") || !has("busybox") || !has("nft") {
+    if !has("ip") || !has("busybox") || !has("nft") || !has("curl") {
         return None;
     }
     let secret = folder.join("secret");

@@ -33,6 +33,7 @@ pub(crate) const ALL: &[Package] = &[
     package("libc6-dev", "static libraries for our own guests"),
     package("e2fsprogs", "ext4 file systems in images"),
     package("e2fsck-static", "checking those in guests that lost their power"),
+    package("curl", "fetching pages from guests"),
     package("iputils-arping", "asking who has a floating address"),
     package("keepalived", "the peer of failovers"),
     package("fdisk", "partitioned images"),

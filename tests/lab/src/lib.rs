@@ -22,7 +22,7 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
 }
 
 /// Longest wait for anything, to end what hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The namespaces, by what they are called here.
 const MACHINES: [&str; 4] = ["alpha", "beta", "witness", "lan"];
@@ -161,7 +161,11 @@ impl Lab {
     /// Fetches a page as the client on the lan; none if there is no answer soon.
     #[must_use]
     pub fn fetch(&self, url: &str) -> Option<String> {
-        let told = self.command("lan", "busybox").args(["wget", "-q", "-T", "1", "-O", "-", url]).output().ok()?;
+        let told = self
+            .command("lan", "curl")
+            .args(["--silent", "--fail", "--max-time", "3", "--noproxy", "*", url])
+            .output()
+            .ok()?;
         told.status.success().then(|| String::from_utf8_lossy(&told.stdout).into_owned())
     }
 
