@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: each benchmark runs the peer beside us and prints the ratio. Nothing here asserts a time.
 
 mod disk;
+mod failover;
 mod guest;
 mod img;
 mod snapshot;
@@ -32,6 +33,8 @@ enum What {
     Vnc(guest::GuestArgs),
     /// Saving and loading a running VM, beside QEMU's TCG
     Snapshot(guest::GuestArgs),
+    /// How long a floating address is away when its machine is cut off, beside keepalived
+    Failover(guest::GuestArgs),
 }
 
 /// Runs one benchmark.
@@ -44,5 +47,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Disk(args) => disk::run(args),
         What::Vnc(args) => vnc::run(args),
         What::Snapshot(args) => snapshot::run(args),
+        What::Failover(args) => failover::run(args),
     }
 }

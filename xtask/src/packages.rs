@@ -34,7 +34,7 @@ pub(crate) const ALL: &[Package] = &[
     package("e2fsprogs", "ext4 file systems in images"),
     package("e2fsck-static", "checking those in guests that lost their power"),
     package("curl", "fetching pages from guests"),
-    package("iputils-arping", "asking who has a floating address"),
+    package("iputils-ping", "asking a floating address every two milliseconds"),
     package("keepalived", "the peer of failovers"),
     package("fdisk", "partitioned images"),
     package("fuse3", "mounting images without root"),

@@ -103,8 +103,6 @@ pub struct ClusterConfig {
     pub witness: Option<SocketAddr>,
     /// How the peer is switched off.
     pub fence: Option<FenceConfig>,
-    /// /dev/watchdog, or another: the machine restarts if this daemon stops feeding it.
-    pub watchdog: Option<PathBuf>,
 }
 
 impl ClusterConfig {
