@@ -28,7 +28,7 @@ const HELP: &str = "\
 Flags (one or two dashes): -hda -hdb -hdc -hdd FILE, -cdrom FILE, -drive file=F[,if=virtio|ide][,index=N][,media=cdrom]
 [,format=F][,readonly=on][,snapshot=on], -boot dc[,menu=on], -bios F, -vga std|none, -m SIZE, -smp N, -kernel F, -initrd F, -append TEXT, -serial WHERE, -virtioconsole WHERE, -monitor WHERE, -qmp WHERE, -nographic, -vnc [HOST]:DISPLAY[,password=on][,websocket=PORT][,tls-creds=I], -object tls-creds-x509,id=I,dir=D,endpoint=server[,verify-peer=off], -display none, -net nic[,macaddr=A],
 -net user[,hostfwd=tcp:[HOST]:PORT-[GUEST]:PORT][,restrict=on], -net tap,ifname=N,script=no, -net none,
--netdev user|tap,id=I,… -device virtio-net-pci,netdev=I[,mac=A], -device virtio-tablet-pci, -usbdevice tablet, -snapshot,
+-netdev user|tap,id=I,…[,vnet_hdr=on|off][,queues=N] -device virtio-net-pci,netdev=I[,mac=A][,mq=on], -device virtio-tablet-pci, -usbdevice tablet, -snapshot,
 -no-reboot, -loadvm NAME, -S, -s, -gdb tcp::PORT, -enable-kvm, -accel kvm|tcg, -M pc, -cpu host, -name N, -daemonize, -pidfile F, -nodefaults, -nic user|tap,…,
 -soundhw ac97, -device AC97, -audiodev none|wav,id=I,path=F, -sandbox on|off, -runas USER";
 
@@ -434,13 +434,14 @@ mod tests {
     #[test]
     fn newer_spellings_say_the_same() {
         let vm = read(
-            "--kernel k -M pc,accel=tcg -m 1G -smp cpus=4,sockets=1 -netdev tap,id=n0,ifname=t0,script=no,downscript=no \
-             -device virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01 -nic tap,ifname=t1 -S -s -serial file:out.log \
+            "--kernel k -M pc,accel=tcg -m 1G -smp cpus=4,sockets=1 -netdev tap,id=n0,ifname=t0,script=no,downscript=no,vnet_hdr=off,queues=2 \
+             -device virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01,mq=on,vectors=6 -nic tap,ifname=t1 -S -s -serial file:out.log \
              -display none",
         )
         .unwrap();
         assert_eq!((vm.memory, vm.cpus, vm.accelerator), (MemorySize(1 << 30), 4, Accelerator::Soft));
         assert_eq!(vm.nets[0].backend, NetBackend::Tap("t0".into()));
+        assert_eq!((vm.nets[0].options.queues, vm.nets[0].options.offload), (2, false));
         assert_eq!(vm.nets[1].backend, NetBackend::Tap("t1".into()));
         assert_eq!((vm.paused, vm.gdb), (true, Some(GdbAddress("127.0.0.1:1234".into()))));
         assert_eq!(vm.serial, SerialTarget::File("out.log".into()));

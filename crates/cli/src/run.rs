@@ -57,7 +57,7 @@ pub(crate) struct RunArgs {
     /// A CD-ROM drive with the image of a disc in it, or none for an empty one
     #[arg(long = "cdrom", value_name = "FILE|none")]
     cdroms: Vec<String>,
-    /// A network card: tap=NAME or user[,hostfwd=tcp:127.0.0.1:8080-:80][,net=N/P][,restrict=on], then [,mac=A][,model=virtio]
+    /// A network card: tap=NAME or user[,hostfwd=tcp:127.0.0.1:8080-:80][,net=N/P][,restrict=on], then [,mac=A][,model=virtio][,queues=N][,offload=off][,rate=R][,rate-in=R][,rate-out=R] (R in bits a second, such as 10M)
     #[arg(long = "net", value_name = "WHERE[,…]")]
     nets: Vec<NetDescription>,
     /// Give it a tablet (virtio input), by which a VNC viewer's pointer and the guest's are at the same place

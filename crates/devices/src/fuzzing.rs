@@ -12,14 +12,15 @@ use crate::dma::Dma;
 use crate::fw_cfg::FwCfg;
 use crate::i8042::{I8042, ResetLine};
 use crate::ide::{IdeController, Position};
+use crate::network::{FrameSink, Offloads};
 use crate::pci::{ConfigPorts, HostBridge, IsaBridge, MsiSink, PciBus, PciFunction, PirqRouter, SharedFunction};
 use crate::power::{PowerManagement, PowerRequest, PowerSwitch};
 use crate::rtc::{Rtc, WallClock};
 use crate::serial::{SerialOutput, Uart16550};
 use crate::vga::{Surface, Vga, VideoMemory};
 use crate::virtio::{
-    Balloon, Block, Console, ConsoleOutput, Disk, DiskError, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet,
-    VirtioDevice, VirtioPci,
+    Balloon, Block, Console, ConsoleOutput, Disk, DiskError, Entropy, MemoryReturn, Net, Rng, Tablet, VirtioDevice,
+    VirtioPci,
 };
 
 pub use saved::{CHIPS, chip_state};
@@ -51,7 +52,10 @@ impl MsiSink for Nothing {
     fn send(&self, _address: u64, _data: u32) {}
 }
 impl FrameSink for Nothing {
-    fn send(&mut self, _frame: &[u8]) {}
+    fn send(&mut self, _pair: usize, _packet: &[u8]) {}
+    fn offloads(&self) -> Offloads {
+        Offloads::ALL
+    }
 }
 impl ConsoleOutput for Nothing {
     fn write(&mut self, _bytes: &[u8]) {}
@@ -207,7 +211,7 @@ pub fn virtqueues(bytes: &[u8]) {
     let Some((kind, image)) = bytes.split_first() else { return };
     match kind % 6 {
         0 => ring(Block::new(Box::new(CheckedDisk(1 << 20)), "x", 2), image),
-        1 => ring(Net::new([2, 0, 0, 0, 0, 1], Box::new(Nothing)), image),
+        1 => ring(Net::new([2, 0, 0, 0, 0, 1], 1, Box::new(Nothing)), image),
         2 => ring(Console::new(Box::new(Nothing)), image),
         3 => ring(Rng::new(Box::new(Nothing)), image),
         4 => ring(Balloon::new(Box::new(Nothing)), image),

@@ -8,6 +8,7 @@ pub mod fuzzing;
 pub mod fw_cfg;
 pub mod i8042;
 pub mod ide;
+pub mod network;
 pub mod pci;
 pub mod power;
 pub mod ps2;

@@ -14,7 +14,7 @@ pub use balloon::{Balloon, MemoryReturn};
 pub use block::{Block, Disk, DiskError};
 pub use console::{Console, ConsoleOutput};
 pub use input::{TABLET_MAX, Tablet};
-pub use net::{FrameSink, Net};
+pub use net::{MAX_PAIRS, Net};
 pub use queue::{Chain, Queue, QueueError};
 pub use rng::{Entropy, Rng};
 pub use transport::{DeviceType, VirtioDevice, VirtioPci};

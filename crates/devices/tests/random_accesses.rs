@@ -223,7 +223,7 @@ fn virtio_devices_survive_random_queues_and_registers() {
     for seed in 0..15 {
         let mut random = Random(seed);
         torture(Block::new(Box::new(CheckedDisk(1 << 20)), "x", 2), &mut random);
-        torture(Net::new([2, 0, 0, 0, 0, 1], Box::new(Nothing)), &mut random);
+        torture(Net::new([2, 0, 0, 0, 0, 1], 1, Box::new(Nothing)), &mut random);
         torture(Console::new(Box::new(Nothing)), &mut random);
         torture(Rng::new(Box::new(Nothing)), &mut random);
         torture(Balloon::new(Box::new(Nothing)), &mut random);

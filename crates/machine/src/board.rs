@@ -11,6 +11,7 @@ use ferro_devices::dma::Dma;
 use ferro_devices::fw_cfg;
 use ferro_devices::i8042::I8042;
 use ferro_devices::ide::{IdeController, Position};
+use ferro_devices::network::FrameSink;
 use ferro_devices::pci::{
     ConfigPorts, HostBridge, IsaBridge, MsiSink, PciBus, PciFunction, PirqRouter, PowerFunction, SharedFunction,
 };
@@ -21,7 +22,7 @@ use ferro_devices::serial::Uart16550;
 use ferro_devices::sound::Ac97;
 use ferro_devices::vga::{self, Vga, VideoMemory};
 use ferro_devices::virtio::{
-    Balloon, Block, Console, Disk, Entropy, FrameSink, MemoryReturn, Net, Rng, Tablet, VirtioDevice, VirtioPci,
+    Balloon, Block, Console, Disk, Entropy, MemoryReturn, Net, Rng, Tablet, VirtioDevice, VirtioPci,
 };
 use ferro_guest::{BusDevice, Clock, GuestMemory, SaveState};
 use ferro_hypervisor::{Vm, VmClock};
@@ -38,6 +39,7 @@ use crate::image::DiskImage;
 use crate::layout::{self, Arena};
 use crate::memory_map::{MemoryMap, VideoWindow};
 use crate::monitor::{Drive, DriveKind};
+use crate::network::Card;
 use crate::serial::{Outgoing, Sender};
 use crate::sound::AudioTarget;
 use crate::state::NamedChip;
@@ -60,6 +62,8 @@ impl OpenDisk {
 /// A network card as the board gets it.
 pub(crate) struct OpenNet {
     pub(crate) mac: MacAddress,
+    /// Pairs of queues.
+    pub(crate) queues: u16,
     pub(crate) sink: Box<dyn FrameSink>,
 }
 
@@ -82,7 +86,7 @@ pub(crate) struct Board {
     pub(crate) drives: Arc<[Drive]>,
     pub(crate) console: Option<(Shared<VirtioPci<Console>>, Arc<Outgoing>)>,
     pub(crate) rtc: Shared<Rtc>,
-    pub(crate) cards: Vec<Shared<VirtioPci<Net>>>,
+    pub(crate) cards: Vec<Card>,
     /// The PCI numbers of the functions whose work is worth a thread.
     pub(crate) busy: Vec<u8>,
     /// Every chip with the name of its section in a saved VM.
@@ -196,6 +200,10 @@ impl Slots {
         let mut function = VirtioPci::new(device, self.vm.memory().clone(), sink, line);
         function.config_mut().set_interrupt_line((layout::PCI_IRQ + PirqRouter::wire(slot, 0) as u32) as u8);
         (slot, self.add(name, (slot, 0), function))
+    }
+
+    fn add_card(&mut self, net: OpenNet) -> Card {
+        Card::Virtio(self.add_virtio("virtio-net", Net::new(net.mac.0, net.queues, net.sink)).1)
     }
 
     /// Adds IDE with its disks and CD-ROM drives, and the virtio disks; says what can be booted from, in their order.
@@ -382,8 +390,7 @@ impl Plan<'_> {
         let power = slots.add("power", (layout::ISA_SLOT, 3), PowerFunction::new(power));
         let first = slots.next;
         let (ide, bootable, drives) = slots.add_disks(disks);
-        let cards =
-            nets.into_iter().map(|net| slots.add_virtio("virtio-net", Net::new(net.mac.0, net.sink)).1).collect();
+        let cards = nets.into_iter().map(|net| slots.add_card(net)).collect();
         let busy = (first..slots.next).map(|slot| slot << 3).collect();
         let console = (self.description.console != SerialTarget::None).then(|| {
             let outgoing = Arc::new(Outgoing::default());

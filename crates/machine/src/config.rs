@@ -80,13 +80,19 @@ struct Disk {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Net {
     tap: Option<String>,
     /// Options of user networking, such as `hostfwd=tcp:127.0.0.1:8080-:80`; empty for none.
     user: Option<String>,
     mac: Option<String>,
     model: Option<String>,
+    queues: Option<u16>,
+    offload: Option<bool>,
+    /// Bits a second in both directions, such as `10M`.
+    rate: Option<String>,
+    rate_in: Option<String>,
+    rate_out: Option<String>,
 }
 
 /// Why a `vm.toml` can't be used.
@@ -226,7 +232,17 @@ impl Net {
             (None, Some(options)) => format!("user,{options}"),
             _ => return crate::description::refuse("", "a network card is plugged into either tap or user"),
         };
-        for (key, value) in [("mac", self.mac), ("model", self.model)] {
+        let offload = self.offload.map(|on| if on { "on" } else { "off" }.to_owned());
+        let options = [
+            ("mac", self.mac),
+            ("model", self.model),
+            ("queues", self.queues.map(|queues| queues.to_string())),
+            ("offload", offload),
+            ("rate", self.rate),
+            ("rate-in", self.rate_in),
+            ("rate-out", self.rate_out),
+        ];
+        for (key, value) in options {
             if let Some(value) = value {
                 text.push_str(&format!(",{key}={value}"));
             }

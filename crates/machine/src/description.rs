@@ -17,7 +17,7 @@ use crate::vnc::VncTarget;
 
 pub use disk::{DiskDescription, DiskInterface};
 pub use execution::{Accelerator, ClockSource, MemorySize};
-pub use net::{MacAddress, NetBackend, NetDescription};
+pub use net::{MacAddress, NetBackend, NetDescription, NetOptions, Rate, stable_mac};
 pub use place::{GdbAddress, MonitorTarget, SerialTarget};
 pub use user_net::{Forward, Transport, UserNet};
 

@@ -35,7 +35,8 @@ pub use config::ConfigError;
 pub use control::{Control, Event};
 pub use description::{
     Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, Forward, GdbAddress, MacAddress,
-    MemorySize, MonitorTarget, NetBackend, NetDescription, SerialTarget, Transport, UserNet, VmDescription,
+    MemorySize, MonitorTarget, NetBackend, NetDescription, NetOptions, Rate, SerialTarget, Transport, UserNet,
+    VmDescription, stable_mac,
 };
 pub use ferro_devices::ide::{MediumState, TrayError};
 pub use ferro_devices::ps2::{Buttons, Key};

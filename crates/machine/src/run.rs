@@ -19,7 +19,7 @@ use crate::boot::{self, BootError, Kernel};
 use crate::bus::lock;
 use crate::control::{Control, Event, JobQueue, Turn};
 use crate::description::{
-    Accelerator, ClockSource, DescriptionError, MacAddress, MonitorTarget, SerialTarget, VmDescription,
+    Accelerator, ClockSource, DescriptionError, MonitorTarget, SerialTarget, VmDescription, stable_mac,
 };
 use crate::firmware::{Firmware, FirmwareError};
 use crate::gdb::Stub;
@@ -337,23 +337,12 @@ fn use_kvm(description: &VmDescription) -> bool {
 fn open_nets(description: &VmDescription) -> Result<(Vec<OpenNet>, Vec<network::Plug>), RunError> {
     let (mut nets, mut plugs) = (vec![], vec![]);
     for (index, net) in description.nets.iter().enumerate() {
-        let (plug, sink) =
-            network::open(&net.backend).map_err(|(operation, source)| RunError::Host { operation, source })?;
-        let mac = net.mac.unwrap_or_else(|| made_up_address(&description.name, index));
-        nets.push(OpenNet { mac, sink });
+        let (plug, sink) = network::open(net).map_err(|(operation, source)| RunError::Host { operation, source })?;
+        let mac = net.mac.unwrap_or_else(|| stable_mac(&description.name, index));
+        nets.push(OpenNet { mac, queues: net.options.queues, sink });
         plugs.push(plug);
     }
     Ok((nets, plugs))
-}
-
-/// An address that is the same at every start of the same VM (FNV-1a over its name), in QEMU's range.
-fn made_up_address(name: &str, index: usize) -> MacAddress {
-    let hash = name
-        .bytes()
-        .chain([index as u8])
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let [a, b, c, _] = hash.to_le_bytes();
-    MacAddress([0x52, 0x54, 0x00, a, b, c])
 }
 
 impl Machine {
@@ -388,10 +377,10 @@ impl Machine {
     fn open_monitors(&self) -> Result<Option<Arc<TerminalSession>>, RunError> {
         let Self { description, board, .. } = self;
         let cards = board.cards.iter().zip(&description.nets).enumerate().map(|(index, (card, net))| {
-            let mac = net.mac.unwrap_or_else(|| made_up_address(&description.name, index));
+            let mac = net.mac.unwrap_or_else(|| stable_mac(&description.name, index));
             let info = NetworkInfo {
                 name: format!("net{index}"),
-                model: "virtio-net-pci".into(),
+                model: card.model().into(),
                 mac: mac.to_string(),
                 peer: net.backend.to_string(),
                 link: true,

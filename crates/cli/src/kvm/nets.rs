@@ -21,12 +21,14 @@ struct Card {
     mac: Option<MacAddress>,
     /// The `-netdev` it belongs to; that of `-net nic` isn't named.
     netdev: Option<String>,
+    /// Whether it has as many queues as what it is plugged into.
+    multiqueue: bool,
 }
 
 /// What a card is plugged into, as `--net` says it.
 fn plug(kind: &str, options: &[(&str, &str)]) -> anyhow::Result<String> {
     match kind {
-        "tap" => Ok(format!("tap={}", tap(options)?)),
+        "tap" => tap(options),
         "user" => {
             let own = ["id", "vlan", "mac", "model", "name"];
             let options = options.iter().filter(|(key, _)| !own.contains(key));
@@ -39,21 +41,36 @@ fn plug(kind: &str, options: &[(&str, &str)]) -> anyhow::Result<String> {
     }
 }
 
-/// What `tap` options say: the interface. A script that would set it up isn't run.
+/// What `tap` options say, as `--net` has it. A script that would set the interface up isn't run.
 fn tap(options: &[(&str, &str)]) -> anyhow::Result<String> {
-    let mut name = None;
+    let (mut name, mut more) = (None, String::new());
     for (key, value) in options {
         match *key {
-            "ifname" => name = Some((*value).to_owned()),
+            "ifname" => name = Some(*value),
             "script" | "downscript" if *value == "no" => {}
             "script" | "downscript" => {
                 bail!("{key}={value}: no scripts are run: set the interface up before, say {key}=no")
             }
+            "vnet_hdr" => more.push_str(&format!(",offload={value}")),
+            "queues" => more.push_str(&format!(",queues={value}")),
+            // In the kernel or here: the same to the guest.
+            "vhost" if *value == "off" => {}
             "id" | "vlan" | "mac" | "model" | "name" => {}
-            _ => bail!("{key}: a TAP interface has ifname, script and downscript"),
+            _ => bail!("{key}: a TAP interface has ifname, script, downscript, vnet_hdr and queues"),
         }
     }
-    name.context("ifname= is missing: which TAP interface?")
+    let text = format!("tap={}{more}", name.context("ifname= is missing: which TAP interface?")?);
+    text.parse::<NetDescription>()?;
+    Ok(text)
+}
+
+/// QEMU's `on` and `off`.
+fn switch(options: &[(&str, &str)], key: &str) -> anyhow::Result<bool> {
+    match get(options, key) {
+        None | Some("off") => Ok(false),
+        Some("on") => Ok(true),
+        Some(value) => bail!("{key}={value}: this is on or off"),
+    }
 }
 
 fn get<'a>(options: &[(&'a str, &'a str)], key: &str) -> Option<&'a str> {
@@ -84,7 +101,8 @@ impl Nets {
                     bail!("{key}: a card has macaddr and model");
                 }
                 let mac = get(&options, "macaddr").map(str::parse).transpose()?;
-                self.cards.push(Card { mac, netdev: get(&options, "netdev").map(ToOwned::to_owned) });
+                let netdev = get(&options, "netdev").map(ToOwned::to_owned);
+                self.cards.push(Card { mac, netdev, multiqueue: false });
             }
             "none" => {}
             _ => self.plugs.push(plug(kind, &options)?),
@@ -102,7 +120,7 @@ impl Nets {
         let mac = get(&options, "mac").map(str::parse).transpose()?;
         let id = format!("-nic {}", self.named.len());
         self.named.insert(id.clone(), plug(kind, &options)?);
-        self.cards.push(Card { mac, netdev: Some(id) });
+        self.cards.push(Card { mac, netdev: Some(id), multiqueue: false });
         Ok(())
     }
 
@@ -117,10 +135,12 @@ impl Nets {
     pub(super) fn card(&mut self, options: &[(&str, &str)]) -> anyhow::Result<()> {
         let mac = get(options, "mac").map(str::parse).transpose()?;
         let netdev = get(options, "netdev").context("netdev= is missing")?.to_owned();
-        if let Some((key, _)) = options.iter().find(|(key, _)| !["mac", "netdev", "id"].contains(key)) {
-            bail!("{key}: a card has netdev, mac and id");
+        // The vectors are as many as the queues need.
+        let known = ["mac", "netdev", "id", "mq", "vectors"];
+        if let Some((key, _)) = options.iter().find(|(key, _)| !known.contains(key)) {
+            bail!("{key}: a card has netdev, mac, mq, vectors and id");
         }
-        self.cards.push(Card { mac, netdev: Some(netdev) });
+        self.cards.push(Card { mac, netdev: Some(netdev), multiqueue: switch(options, "mq")? });
         Ok(())
     }
 
@@ -129,7 +149,7 @@ impl Nets {
         let Self { cards, plugs, mut named } = self;
         let mut plugs = plugs.into_iter();
         let mut joined = vec![];
-        for Card { mac, netdev } in cards {
+        for Card { mac, netdev, multiqueue } in cards {
             let plug = match netdev {
                 None => plugs
                     .next()
@@ -138,7 +158,11 @@ impl Nets {
                     named.remove(&id).with_context(|| format!("netdev={id}: no -netdev has this id, or two cards"))?
                 }
             };
-            joined.push(NetDescription { mac, ..plug.parse()? });
+            let mut card = NetDescription { mac, ..plug.parse()? };
+            if !multiqueue {
+                card.options.queues = 1;
+            }
+            joined.push(card);
         }
         // QEMU takes one without a card too; a guest would not see it.
         if let Some(plug) = plugs.next() {

@@ -180,7 +180,7 @@ pub(super) fn specimen(kind: u8) -> Box<dyn Specimen> {
         13 => tested(Vga::new(VideoMemory::new(around.memory.clone(), 0x4_0000, 0x4_0000, true)), vga, &around),
         14 => tested(Ac97::new(around.memory.clone(), line(0)), sound, &around),
         15 => virtio(Block::new(Box::new(CheckedDisk(1 << 20)), "x", 2), |_, _| {}, &around),
-        16 => virtio(Net::new([2, 0, 0, 0, 0, 1], Box::new(Nothing)), receive_frame, &around),
+        16 => virtio(Net::new([2, 0, 0, 0, 0, 1], 1, Box::new(Nothing)), receive_frame, &around),
         17 => virtio(Console::new(Box::new(Nothing)), receive_text, &around),
         18 => virtio(Rng::new(Box::new(Nothing)), |_, _| {}, &around),
         19 => virtio(Balloon::new(Box::new(Nothing)), set_target, &around),
@@ -457,7 +457,9 @@ fn receive_frame(chip: &mut VirtioPci<Net>, access: &Access) {
     if access.write {
         chip.config_changed(|card| card.set_link(access.value & 3 != 0));
     } else {
-        chip.act(|card, queues, memory| card.receive(&[access.value as u8; 60], queues, memory));
+        chip.act(|card, queues, memory| {
+            card.receive(0, &mut [access.value as u8; 90][..30 + usize::from(access.size)], queues, memory)
+        });
     }
 }
 

@@ -201,6 +201,12 @@ impl Queue {
         self.walk(memory, head).map(Some)
     }
 
+    /// Takes the last `count` chains that were taken, and not given back, as not taken. The driver has been asked to tell
+    /// when there are more.
+    pub fn unpop(&mut self, count: u16) {
+        self.next_available = self.next_available.wrapping_sub(count);
+    }
+
     fn walk(&self, memory: &GuestMemory, head: u16) -> Result<Chain, QueueError> {
         let mut chain = Chain { head, ..Chain::default() };
         let (mut table, mut count, mut index) = (self.descriptors, self.size, head);

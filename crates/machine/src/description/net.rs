@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::user_net::{UserNet, UserOptions};
-use super::{DescriptionError, refuse, split_options};
+use super::{DescriptionError, refuse, split_options, switch};
 
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,82 @@ impl FromStr for MacAddress {
     }
 }
 
+/// The address of a card whose description gives none: the same at every start of the VM of this name, in the range
+/// 52:54:00 that QEMU and libvirt use (32-bit FNV-1a over the name and the card's number, from 0).
+pub fn stable_mac(vm: &str, card: usize) -> MacAddress {
+    let hash = vm
+        .bytes()
+        .chain([card as u8])
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let [a, b, c, _] = hash.to_le_bytes();
+    MacAddress([0x52, 0x54, 0x00, a, b, c])
+}
+
+/// How fast packets may go, in bits a second, above zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(pub u64);
+
+impl FromStr for Rate {
+    type Err = DescriptionError;
+
+    /// A number, with k, M or G for thousands, millions and milliards of bits a second.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (digits, unit) = match text.char_indices().next_back() {
+            Some((at, 'k' | 'K')) => (&text[..at], 1_000),
+            Some((at, 'm' | 'M')) => (&text[..at], 1_000_000),
+            Some((at, 'g' | 'G')) => (&text[..at], 1_000_000_000),
+            _ => (text, 1),
+        };
+        match digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)) {
+            Some(bits) if bits > 0 => Ok(Self(bits)),
+            _ => refuse(text, "a rate is in bits a second, such as 10M or 500k"),
+        }
+    }
+}
+
+/// What a card can do and how fast.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetOptions {
+    /// Pairs of queues, 1 to [`ferro_devices::virtio::MAX_PAIRS`].
+    pub queues: u16,
+    /// Checksums and segmentation are left to the host where it can do them.
+    pub offload: bool,
+    /// How fast packets go to the guest; as fast as they can without.
+    pub rate_in: Option<Rate>,
+    /// How fast the guest's packets go out.
+    pub rate_out: Option<Rate>,
+}
+
+impl Default for NetOptions {
+    fn default() -> Self {
+        Self { queues: 1, offload: true, rate_in: None, rate_out: None }
+    }
+}
+
+impl NetOptions {
+    /// Sets the option; whether there is one of this name.
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, DescriptionError> {
+        match key {
+            "queues" => {
+                let most = ferro_devices::virtio::MAX_PAIRS;
+                match value.parse() {
+                    Ok(queues) if (1..=most).contains(&queues) => self.queues = queues,
+                    _ => return refuse(value, "a network card has 1 to 8 pairs of queues"),
+                }
+            }
+            "offload" => self.offload = switch(value)?,
+            "rate" => {
+                let rate = Some(value.parse()?);
+                (self.rate_in, self.rate_out) = (rate, rate);
+            }
+            "rate-in" => self.rate_in = Some(value.parse()?),
+            "rate-out" => self.rate_out = Some(value.parse()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
 /// What a network card is plugged into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetBackend {
@@ -71,14 +147,18 @@ pub struct NetDescription {
     pub backend: NetBackend,
     /// Its address; one is made up if not given.
     pub mac: Option<MacAddress>,
+    /// What it can do and how fast.
+    pub options: NetOptions,
 }
 
 impl FromStr for NetDescription {
     type Err = DescriptionError;
 
-    /// `tap=NAME[,mac=A][,model=virtio]` or `user[,hostfwd=…][,net=…]…[,mac=A][,model=virtio]`
+    /// `tap=NAME` or `user[,hostfwd=…][,net=…]…`, then
+    /// `[,mac=A][,model=virtio][,queues=N][,offload=on|off][,rate=R][,rate-in=R][,rate-out=R]`
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (mut backend, mut user, mut mac) = (None, None, None);
+        let mut options = NetOptions::default();
         for part in split_options(text) {
             match part.split_once('=') {
                 // As long as the kernel takes.
@@ -90,15 +170,45 @@ impl FromStr for NetDescription {
                 Some(("model", "virtio")) => {}
                 Some(("model", model)) => return refuse(model, "a network card's model is virtio"),
                 None if part == "user" => user = Some(UserOptions::default()),
+                Some((key, value)) if options.set(key, value)? => {}
                 Some((key, value)) if user.is_some() => user.get_or_insert_default().set(key, value)?,
-                _ => return refuse(&part, "a network card is tap=NAME or user, then [,mac=…][,model=virtio]"),
+                _ => {
+                    return refuse(
+                        &part,
+                        "a network card is tap=NAME or user, then [,mac=…][,model=virtio][,queues=…][,offload=…][,rate=…]",
+                    );
+                }
             }
         }
         match (backend, user) {
-            (Some(backend), None) => Ok(Self { backend, mac }),
-            (None, Some(user)) => Ok(Self { backend: NetBackend::User(Box::new(user.network()?)), mac }),
+            (Some(backend), None) => Ok(Self { backend, mac, options }),
+            (None, Some(user)) => Ok(Self { backend: NetBackend::User(Box::new(user.network()?)), mac, options }),
             (Some(_), Some(_)) => refuse(text, "a network card is plugged into one thing: tap=NAME or user"),
             (None, None) => refuse(text, "a network card needs something to be plugged into: tap=NAME or user"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_queues_and_offloads_are_read() {
+        let card: NetDescription = "tap=t,queues=4,offload=off,rate=10M,rate-in=2500k".parse().unwrap();
+        let (rate_in, rate_out) = (Some(Rate(2_500_000)), Some(Rate(10_000_000)));
+        assert_eq!(card.options, NetOptions { queues: 4, offload: false, rate_in, rate_out });
+        for wrong in ["queues=0", "queues=9", "offload=maybe", "rate=0", "rate=fast", "rate=99999999999G", "colour=red"]
+        {
+            assert!(format!("tap=t,{wrong}").parse::<NetDescription>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn made_up_addresses_differ_by_vm_and_card_and_stay() {
+        assert_eq!(stable_mac("web", 0), stable_mac("web", 0));
+        assert_ne!(stable_mac("web", 0), stable_mac("web", 1));
+        assert_ne!(stable_mac("web", 0), stable_mac("mail", 0));
+        assert_eq!(stable_mac("web", 0).0[..3], [0x52, 0x54, 0]);
     }
 }

@@ -13,7 +13,7 @@ use ferro_console::monitor::{
 };
 use ferro_devices::pci::PowerFunction;
 use ferro_devices::ps2::{Buttons, Key};
-use ferro_devices::virtio::{Balloon, Net, TABLET_MAX, VirtioPci};
+use ferro_devices::virtio::{Balloon, TABLET_MAX, VirtioPci};
 use ferro_hypervisor::Vm;
 
 use super::jobs::Jobs;
@@ -23,6 +23,7 @@ use crate::bus::{MachineBus, Shared, lock};
 use crate::control::Control;
 use crate::gdb::Stub;
 use crate::log;
+use crate::network::Card;
 use crate::sandbox::Reach;
 use crate::snapshot::{Scope, Snapshots};
 use crate::sound::{Recorder, WaveForm};
@@ -38,7 +39,7 @@ pub(crate) struct Parts {
     pub(crate) bus: Arc<MachineBus>,
     pub(crate) power: Shared<PowerFunction>,
     pub(crate) balloon: Shared<VirtioPci<Balloon>>,
-    pub(crate) cards: Vec<(NetworkInfo, Shared<VirtioPci<Net>>)>,
+    pub(crate) cards: Vec<(NetworkInfo, Card)>,
     pub(crate) drives: Arc<[Drive]>,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) recorder: Arc<Recorder>,
@@ -67,7 +68,7 @@ pub(crate) struct Operator {
     vm: Arc<dyn Vm>,
     power: Shared<PowerFunction>,
     balloon: Shared<VirtioPci<Balloon>>,
-    cards: Vec<(NetworkInfo, Shared<VirtioPci<Net>>)>,
+    cards: Vec<(NetworkInfo, Card)>,
     debugger: Arc<Mutex<Option<Stub>>>,
     memory: u64,
     prelaunch: Mutex<bool>,
@@ -221,10 +222,7 @@ impl Operator {
             Command::QueryPci => inspect::pci(self.bus.pci()),
             Command::QueryMemoryMap => self.query_memory_map(),
             Command::QueryNetwork => {
-                let card = |(info, card): &(NetworkInfo, Shared<VirtioPci<Net>>)| {
-                    let link = lock(card).device().has_link();
-                    NetworkInfo { link, ..info.clone() }
-                };
+                let card = |(info, card): &(NetworkInfo, Card)| NetworkInfo { link: card.has_link(), ..info.clone() };
                 Reply::Network(self.cards.iter().map(card).collect())
             }
             Command::QueryVnc => Reply::Vnc(self.vnc.as_ref().map_or_else(vnc::absent, |server| server.info())),
@@ -380,7 +378,7 @@ impl Operator {
     fn set_link(&self, link: &NetworkLink) -> Result {
         let index = self.cards.iter().position(|(info, _)| info.name == link.name);
         let index = index.ok_or_else(|| OperationError::no_device(&link.name))?;
-        lock(&self.cards[index].1).config_changed(|card| card.set_link(link.up));
+        self.cards[index].1.set_link(link.up);
         Ok(Reply::Done)
     }
 

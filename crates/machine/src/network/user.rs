@@ -3,20 +3,23 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ferro_devices::virtio::{FrameSink, Net, VirtioPci};
+use ferro_devices::network::{FrameSink, HEADER};
 use ferro_net::user::{Network, Output};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use super::{resolver, sockets::Sockets};
-use crate::bus::{Shared, lock};
+use super::rate::Limits;
+use super::{Card, resolver, sockets::Sockets};
+use crate::bus::lock;
 use crate::control::Control;
-use crate::description::UserNet;
+use crate::description::{NetOptions, UserNet};
 
-/// The guest's frames that may wait for the thread; beyond that they are lost.
+/// The guest's frames that may wait for the thread; beyond that they stay in the card's queue.
 const MAX_FRAMES: usize = 1024;
 /// Frames that the card gets at one time.
 const BATCH: usize = 64;
@@ -25,20 +28,42 @@ const BATCH: usize = 64;
 struct Inbox {
     frames: Mutex<VecDeque<Vec<u8>>>,
     bell: OwnedFd,
+    limits: Limits,
+    /// The thread has frames for which the guest has no room.
+    full: AtomicBool,
+}
+
+impl Inbox {
+    fn ring(&self) {
+        // Full it rings already.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
 }
 
 /// The card's end.
 pub(super) struct UserSink(Arc<Inbox>);
 
 impl FrameSink for UserSink {
-    fn send(&mut self, frame: &[u8]) {
+    fn send(&mut self, _pair: usize, packet: &[u8]) {
+        self.0.limits.take_outward(packet.len() - HEADER);
         let mut frames = lock(&self.0.frames);
-        if frames.len() < MAX_FRAMES {
-            frames.push_back(frame.to_vec());
-            if frames.len() == 1 {
-                // Full it rings already.
-                let _ = rustix::io::write(&self.0.bell, &1_u64.to_ne_bytes());
-            }
+        frames.push_back(packet[HEADER..].to_vec());
+        if frames.len() == 1 {
+            self.0.ring();
+        }
+    }
+
+    fn is_ready(&mut self, _pair: usize) -> bool {
+        let ready = lock(&self.0.frames).len() < MAX_FRAMES && self.0.limits.may_go_out();
+        if !ready && self.0.limits.hold() {
+            self.0.ring();
+        }
+        ready
+    }
+
+    fn has_room(&mut self, _pair: usize) {
+        if self.0.full.swap(false, Ordering::SeqCst) {
+            self.0.ring();
         }
     }
 }
@@ -48,6 +73,8 @@ pub(crate) struct Backend {
     network: Network,
     sockets: Sockets,
     inbox: Arc<Inbox>,
+    /// Packets for the guest.
+    outbox: VecDeque<Vec<u8>>,
     begun: Instant,
 }
 
@@ -56,11 +83,12 @@ impl Backend {
     ///
     /// # Errors
     /// What couldn't be had, and what the host said.
-    pub(super) fn open(user: &UserNet) -> Result<(Self, UserSink), (String, io::Error)> {
+    pub(super) fn open(user: &UserNet, options: &NetOptions) -> Result<(Self, UserSink), (String, io::Error)> {
         let setting_up = |error: io::Error| ("set up user networking".to_owned(), error);
         let bell =
             eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(|error| setting_up(error.into()))?;
-        let inbox = Arc::new(Inbox { frames: Mutex::default(), bell });
+        let limits = Limits::new(options.rate_in, options.rate_out);
+        let inbox = Arc::new(Inbox { frames: Mutex::default(), bell, limits, full: AtomicBool::new(false) });
         let mut sockets = Sockets::new(inbox.bell.as_fd()).map_err(setting_up)?;
         for forward in &user.forwards {
             sockets.listen(forward).map_err(|error| (format!("forward {forward}"), error))?;
@@ -71,16 +99,18 @@ impl Backend {
         let filled = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
         filled.map_err(|error| setting_up(error.into()))?;
         let network = Network::new(config, u64::from_ne_bytes(seed));
-        let backend = Self { network, sockets, inbox: inbox.clone(), begun: Instant::now() };
+        let backend = Self { network, sockets, inbox: inbox.clone(), outbox: VecDeque::new(), begun: Instant::now() };
         Ok((backend, UserSink(inbox)))
     }
 
     /// Works until the VM ends.
-    pub(super) fn work(mut self, card: &Shared<VirtioPci<Net>>, control: &Control) {
+    pub(super) fn work(mut self, card: &Card, control: &Control) {
         let mut events = Vec::with_capacity(256);
         loop {
             events.clear();
-            let wait = self.network.deadline().map(|at| Duration::from_nanos(at.saturating_sub(self.now())));
+            let network = self.network.deadline().map(|at| Duration::from_nanos(at.saturating_sub(self.now())));
+            let limits = &self.inbox.limits;
+            let wait = [network, limits.inward_wait(), limits.held_wait()].into_iter().flatten().min();
             let wait =
                 wait.map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) });
             let waited = epoll::wait(&self.sockets.epoll, rustix::buffer::spare_capacity(&mut events), wait.as_ref());
@@ -98,7 +128,7 @@ impl Backend {
                 self.sockets.act(&mut self.network, now, data.u64(), flags);
             }
             self.take_frames();
-            if !self.settle(card, control) {
+            if !self.release(card, control) || !self.settle(card, control) {
                 return;
             }
         }
@@ -121,37 +151,56 @@ impl Backend {
         }
     }
 
+    /// Lets the card go on with frames that had to wait, if they need wait no more; whether the VM goes on.
+    fn release(&self, card: &Card, control: &Control) -> bool {
+        let limits = &self.inbox.limits;
+        if limits.held_wait().is_none_or(|wait| !wait.is_zero()) {
+            return true;
+        }
+        limits.release();
+        control.while_running(|| card.transmit()).is_some()
+    }
+
     /// Does what the network wants; whether the VM goes on.
-    fn settle(&mut self, card: &Shared<VirtioPci<Net>>, control: &Control) -> bool {
-        let mut frames: Vec<Vec<u8>> = vec![];
+    fn settle(&mut self, card: &Card, control: &Control) -> bool {
         loop {
-            let output = self.network.poll();
-            if output.is_none() && frames.is_empty() {
-                return true;
-            }
-            if output.is_none() || frames.len() == BATCH {
-                // A guest without buffers loses frames.
-                let delivered = control.while_running(|| {
-                    lock(card).act(|device, queues, memory| {
-                        for frame in &frames {
-                            device.receive(frame, queues, memory)?;
-                        }
-                        Ok(())
-                    });
-                });
-                if delivered.is_none() {
-                    return false;
-                }
-                frames.clear();
-            }
+            let limits = &self.inbox.limits;
+            // What may not go to the guest yet waits in the network, whose windows fill.
+            let output =
+                if self.outbox.len() < BATCH && limits.inward_wait().is_none() { self.network.poll() } else { None };
             match output {
-                Some(Output::Frame(frame)) => frames.push(frame),
+                Some(Output::Frame(frame)) => {
+                    limits.take_inward(frame.len());
+                    self.outbox.push_back([&[0; HEADER], &frame[..]].concat());
+                }
                 Some(other) => {
                     let now = self.now();
                     self.sockets.obey(&mut self.network, now, other);
                 }
-                None => {}
+                None if self.outbox.is_empty() => return true,
+                None => {
+                    let (outbox, full) = (&mut self.outbox, &self.inbox.full);
+                    if control.while_running(|| card.receive(0, &mut Outbox(outbox), full)).is_none() {
+                        return false;
+                    }
+                    if !self.outbox.is_empty() {
+                        return true;
+                    }
+                }
             }
         }
+    }
+}
+
+/// Packets for the card.
+struct Outbox<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl super::Packets for Outbox<'_> {
+    fn first(&mut self) -> Option<&mut [u8]> {
+        self.0.front_mut().map(Vec::as_mut_slice)
+    }
+
+    fn taken(&mut self) {
+        self.0.pop_front();
     }
 }
