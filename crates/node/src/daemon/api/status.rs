@@ -49,7 +49,7 @@ pub struct GroupStatus {
     pub name: String,
     /// `stopped`, `claiming`, `starting`, `active`, `stopping`: on this node.
     pub role: String,
-    /// The same on the peer, as last heard.
+    /// The same on the peer; none if that isn't there.
     pub peer_role: Option<String>,
     /// The epoch.
     pub epoch: u64,
@@ -107,11 +107,11 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn group(now: Time, overview: &Overview) -> GroupStatus {
+fn group(now: Time, overview: &Overview, alive: bool) -> GroupStatus {
     GroupStatus {
         name: overview.name.clone(),
         role: role(overview.own.role).into(),
-        peer_role: overview.peer.map(|report| role(report.role).into()),
+        peer_role: overview.peer.filter(|_| alive).map(|report| role(report.role).into()),
         epoch: overview.durable.epoch,
         data: match overview.durable.sole {
             Sole::Nobody => "both",
@@ -166,6 +166,7 @@ pub(super) fn gather(config: &NodeConfig, infra: &Infra, handle: &Handle) -> Opt
             qmp: place.qmp().display().to_string(),
         }
     });
+    let alive = matches!(report.peer, Some(PeerState::Alive | PeerState::Late));
     let links = report.links.iter().map(|(address, state)| LinkStatus {
         address: address.clone(),
         state: if *state == LinkState::Up { "up" } else { "down" }.into(),
@@ -191,7 +192,7 @@ pub(super) fn gather(config: &NodeConfig, infra: &Infra, handle: &Handle) -> Opt
         }
         .into(),
         links: links.collect(),
-        groups: report.groups.iter().map(|overview| group(report.now, overview)).collect(),
+        groups: report.groups.iter().map(|overview| group(report.now, overview, alive)).collect(),
         vms: vms.collect(),
     })
 }
