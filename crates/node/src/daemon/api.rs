@@ -75,8 +75,8 @@ impl IntoResponse for Refused {
     }
 }
 
-fn conflict(why: impl ToString) -> Refused {
-    Refused(StatusCode::CONFLICT, why.to_string())
+fn conflict(why: impl Into<String>) -> Refused {
+    Refused(StatusCode::CONFLICT, why.into())
 }
 
 fn router(context: Arc<Context>) -> Router {
@@ -145,8 +145,10 @@ fn after_the_answer(work: impl FnOnce() + Send + 'static) {
 /// Checks the text, keeps it, and lets a new daemon begin with it; what runs and is still declared goes on.
 async fn infra_up(State(context): Shared, Json(request): Json<InfraRequest>) -> Result<Json<Value>, Refused> {
     blocking(move || {
-        Infra::parse(&request.text, &context.config.infra(), &request.folder).map_err(conflict)?;
-        super::keep_infra(&context.config, &request.text, &request.folder).map_err(conflict)?;
+        Infra::parse(&request.text, &context.config.infra(), &request.folder)
+            .map_err(|error| conflict(error.to_string()))?;
+        super::keep_infra(&context.config, &request.text, &request.folder)
+            .map_err(|error| conflict(error.to_string()))?;
         after_the_answer(move || context.handle.leave());
         Ok(Json(Value::Null))
     })
@@ -156,7 +158,8 @@ async fn infra_up(State(context): Shared, Json(request): Json<InfraRequest>) -> 
 /// Stops everything in good order; then nothing is declared any more.
 async fn infra_down(State(context): Shared) -> Result<Json<Value>, Refused> {
     blocking(move || {
-        super::keep_infra(&context.config, "name = \"\"\n", std::path::Path::new("/")).map_err(conflict)?;
+        super::keep_infra(&context.config, "name = \"\"\n", std::path::Path::new("/"))
+            .map_err(|error| conflict(error.to_string()))?;
         after_the_answer(move || context.handle.shut_down());
         Ok(Json(Value::Null))
     })
@@ -185,7 +188,7 @@ async fn group_action(
         };
         match context.handle.command(Command { group: request.group, admin }) {
             Some(Ok(())) => Ok(Json(Value::Null)),
-            Some(Err(error)) => Err(conflict(error)),
+            Some(Err(error)) => Err(conflict(error.to_string())),
             None => Err(Refused(StatusCode::SERVICE_UNAVAILABLE, "the node is shutting down".into())),
         }
     })
