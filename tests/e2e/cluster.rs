@@ -107,6 +107,52 @@ fn a_floating_address_is_held_once_and_survives_daemons_cables_and_the_witness()
     lab.until("alpha has it", |lab| lab.is_active("alpha") && lab.answers(ADDRESS)).unwrap();
 }
 
+/// A node's VM as `ferro ps` tells of it.
+fn vm(lab: &Lab) -> serde_json::Value {
+    lab.status("alpha").map(|status| status["vms"][0].clone()).unwrap_or_default()
+}
+
+#[test]
+fn a_machine_alone_keeps_its_vms_through_edits_and_restarts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut lab) = lab(folder.path()) else { return };
+    let settings = "name = \"alpha\"\nstate = \"alpha/state\"\nrun = \"alpha/run\"\n";
+    std::fs::write(folder.path().join("alpha.toml"), settings).unwrap();
+    // Firmware that finds nothing to boot runs for good.
+    let infra = "name = \"alone\"\n[[vm]]\nname = \"idle\"\nmemory = \"32M\"\naccel = \"soft\"\n";
+    std::fs::write(folder.path().join("infra.toml"), infra).unwrap();
+    lab.start_node("alpha").unwrap();
+    let up = "up infra.toml --socket alpha/run/node.sock";
+    lab.ferro("alpha", up).unwrap();
+    lab.until("the VM runs", |lab| vm(lab)["state"] == "running" && lab.is_active("alpha")).unwrap();
+    let first = vm(&lab)["pid"].clone();
+
+    // What is still declared goes on, what is new is started.
+    let edited = format!("{infra}[[address]]\naddress = \"192.168.1.77/24\"\ninterface = \"eth0\"\n");
+    std::fs::write(folder.path().join("infra.toml"), edited).unwrap();
+    lab.ferro("alpha", up).unwrap();
+    lab.until("the address is there", |lab| lab.answers("192.168.1.77")).unwrap();
+    assert_eq!(vm(&lab)["pid"], first);
+    // A file that can't be is refused, and changes nothing.
+    std::fs::write(folder.path().join("infra.toml"), "name = 3").unwrap();
+    assert!(lab.ferro("alpha", up).unwrap_err().to_string().contains("infra.toml"));
+    assert_eq!(vm(&lab)["pid"], first);
+
+    // One that dies comes back; one that an operator stops doesn't, until it is wanted again.
+    output(Command::new("kill").args(["-9", &first.to_string()])).unwrap();
+    lab.until("it is restarted", |lab| vm(lab)["state"] == "running" && vm(lab)["pid"] != first).unwrap();
+    lab.ferro("alpha", "stop idle --force --socket alpha/run/node.sock").unwrap();
+    lab.until("it is halted", |lab| vm(lab)["state"] == "halted").unwrap();
+    lab.ferro("alpha", "start idle --socket alpha/run/node.sock").unwrap();
+    lab.until("it runs again", |lab| vm(lab)["state"] == "running").unwrap();
+    lab.ferro("alpha", "snapshot nobody x --socket alpha/run/node.sock").unwrap_err();
+
+    lab.ferro("alpha", "down --socket alpha/run/node.sock").unwrap();
+    let status = lab.status("alpha").unwrap();
+    assert!(status["vms"].as_array().unwrap().is_empty(), "{status}");
+    assert!(!lab.answers("192.168.1.77"));
+}
+
 #[test]
 fn a_vm_on_a_mirrored_disk_outlives_the_power_of_its_node() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | bench | guests | layers | packages`. Nothing here is shipped.
+//! Developer commands: `cargo xtask demo | test | bench | sim | guests | layers | packages`. Nothing here is shipped.
 
 mod bench;
 mod demo;
@@ -6,6 +6,7 @@ mod guests;
 mod layers;
 mod packages;
 mod process;
+mod sim;
 mod suite;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,8 @@ enum Command {
     Test(suite::Args),
     /// Measure beside a peer in the same run and print ratios
     Bench(bench::Args),
+    /// Run mirrors and clusters under seeds, or repeat one
+    Sim(sim::Args),
     /// Build the guests that tests and benchmarks boot, under target/guests
     Guests,
     /// Hold the crates' dependencies against the table of layers
@@ -39,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         Command::Demo => demo::run(),
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Guests => guests::build_all().map(drop),
         Command::Layers => layers::check(),
         Command::Packages => packages::ensure(packages::ALL),

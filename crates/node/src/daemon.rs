@@ -36,6 +36,9 @@ pub enum NodeError {
     /// A mirror.
     #[error(transparent)]
     Mirror(#[from] crate::mirror::Error),
+    /// A mirror's process doesn't start.
+    #[error("mirror {0}: {1}")]
+    MirrorProcess(String, String),
     /// Segments.
     #[error(transparent)]
     Segment(#[from] segment::Error),

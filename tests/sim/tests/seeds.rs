@@ -1,16 +1,24 @@
-//! Seeds of the simulation: a fixed set, a few fresh ones, and one that the environment names.
+//! Seeds of the simulations: a fixed set, a few fresh ones, which are printed, and thousands for the long suite.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-fn run(seeds: impl Iterator<Item = u64>) {
-    let mut failed = Vec::new();
+use ferro_sim::{Scenario, run};
+
+fn hold(scenario: Scenario, seeds: std::ops::Range<u64>) {
+    let (mut failed, mut writes, mut promotions) = (Vec::new(), 0, 0);
     for seed in seeds {
-        if let Err(what) = ferro_sim::run(seed) {
-            println!("{what}");
-            failed.push(seed);
+        match run(scenario, seed, false) {
+            Ok(happened) => (writes, promotions) = (writes + happened.writes, promotions + happened.promotions),
+            Err(what) => {
+                println!("{what}");
+                failed.push(seed);
+            }
         }
     }
-    assert!(failed.is_empty(), "repeat one with FERRO_SEED={}: {failed:?}", failed[0]);
+    let name = scenario.name();
+    assert!(failed.is_empty(), "repeat one with cargo xtask sim --scenario {name} --seed {}: {failed:?}", failed[0]);
+    println!("{name}: {writes} writes, {promotions} promotions");
+    assert!(writes > 0 && promotions > 0, "nothing happened");
 }
 
 fn fresh() -> u64 {
@@ -19,31 +27,34 @@ fn fresh() -> u64 {
 }
 
 #[test]
-fn fixed_seeds() {
-    run(0..150);
+fn fixed_seeds_of_the_mirror() {
+    hold(Scenario::Mirror, 0..150);
+}
+
+#[test]
+fn fixed_seeds_of_a_witness() {
+    hold(Scenario::Witness, 0..150);
+}
+
+#[test]
+fn fixed_seeds_of_a_fence() {
+    hold(Scenario::Fence, 0..150);
 }
 
 #[test]
 fn fresh_seeds() {
     let first = fresh();
-    println!("seeds {first}..{}", first + 30);
-    run(first..first + 30);
-}
-
-#[test]
-fn the_seed_of_the_environment() {
-    let Ok(seed) = std::env::var("FERRO_SEED") else {
-        println!("skipped: FERRO_SEED names no seed");
-        return;
-    };
-    let seed = seed.parse().expect("FERRO_SEED is a number");
-    println!("{:?}", ferro_sim::run(seed));
-    run(std::iter::once(seed));
+    println!("seeds {first}..{}", first + 40);
+    for scenario in Scenario::ALL {
+        hold(scenario, first..first + 40);
+    }
 }
 
 #[test]
 fn a_seed_repeats_exactly() {
-    assert_eq!(ferro_sim::run(7), ferro_sim::run(7));
+    for scenario in Scenario::ALL {
+        assert_eq!(run(scenario, 7, false), run(scenario, 7, false));
+    }
 }
 
 #[test]
@@ -51,5 +62,7 @@ fn a_seed_repeats_exactly() {
 fn many_fresh_seeds() {
     let first = fresh();
     println!("seeds {first}..{}", first + 5000);
-    run(first..first + 5000);
+    for scenario in Scenario::ALL {
+        hold(scenario, first..first + 5000);
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::Duration;
 
 use ferro_cluster::group::{Durable, GroupConfig};
@@ -150,9 +150,6 @@ pub enum StartError {
     /// A thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
-    /// The fence command doesn't pass its test.
-    #[error("cluster: the fence command isn't fit for use: {0}")]
-    Fence(String),
 }
 
 /// The owner and all that it needs.
@@ -441,8 +438,4 @@ fn talk(address: std::net::SocketAddr, inbox: &Handle) -> Result<Arc<UdpSocket>,
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
     std::thread::Builder::new().name(name.into()).spawn(work).map(drop).map_err(StartError::Thread)
-}
-
-fn pipe<T>() -> (Sender<T>, Receiver<T>) {
-    channel()
 }

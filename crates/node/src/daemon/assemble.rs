@@ -110,42 +110,26 @@ fn describe_mirror(
 ) -> Result<MirrorConfig, NodeError> {
     let (Some(cluster), Some(own), Some(peer)) = (&config.cluster, config.mirror_address, config.peer_mirror_address)
     else {
-        return Err(NodeError::Image(mirror.name.clone(), "there is no peer".into()));
+        return Err(NodeError::MirrorProcess(mirror.name.clone(), "this node is no part of a pair".into()));
     };
-    // Node 0 listens, node 1 connects: both say where that is.
-    let (listen, connect) = if cluster.node() == NodeId::Zero { (own, peer) } else { (peer, own) };
     let address = |ip: std::net::IpAddr| std::net::SocketAddr::new(ip, mirror.port).to_string();
     let timing = cluster.timing();
     let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1);
-    let text = toml::toml! {
-        format = "raw"
-        fencing = true
-    };
-    let mut table = text;
-    let mut set = |key: &str, value: toml::Value| drop(table.insert(key.into(), value));
-    set("node", i64::from(cluster.node).into());
-    set("size", i64::try_from(size).unwrap_or(i64::MAX).into());
-    set("backing", backing.display().to_string().into());
-    let (listen, connect) = if cluster.node() == NodeId::Zero {
-        (address(listen), address(connect))
-    } else {
-        (address(connect), address(listen))
-    };
-    set("listen", listen.into());
-    set("peer", connect.into());
-    set("secret_file", cluster.secret_file.display().to_string().into());
-    set("keepalive_ms", i64::try_from(milliseconds(timing.keepalive)).unwrap_or(1000).into());
-    set("timeout_ms", i64::try_from(milliseconds(timing.deadtime)).unwrap_or(5000).into());
-    set(
-        "protocol",
-        match mirror.protocol.unwrap_or(Replication::C) {
-            Replication::A => "A",
-            Replication::B => "B",
-            Replication::C => "C",
-        }
-        .into(),
-    );
-    table.try_into().map_err(|error| NodeError::Image(mirror.name.clone(), format!("{error}")))
+    Ok(MirrorConfig {
+        node: cluster.node,
+        size,
+        backing: backing.into(),
+        format: "raw".into(),
+        peer: address(peer),
+        listen: address(own),
+        protocol: mirror.protocol.unwrap_or(Replication::C),
+        secret_file: Some(cluster.secret_file.clone()),
+        insecure: false,
+        fencing: true,
+        keepalive_ms: milliseconds(timing.keepalive),
+        timeout_ms: milliseconds(timing.deadtime),
+        sync_in_flight: 64,
+    })
 }
 
 /// Starts a mirror's process in the background, unless it runs.
@@ -171,7 +155,7 @@ pub(super) fn start_mirror(place: &Place) -> Result<(), NodeError> {
         return Ok(());
     }
     let why = String::from_utf8_lossy(&told.stderr).trim().to_owned();
-    Err(NodeError::Image(format!("of mirror {}", place.name), why))
+    Err(NodeError::MirrorProcess(place.name.clone(), why))
 }
 
 /// The place of a VM's files.

@@ -80,6 +80,8 @@ pub struct VmResource {
     place: VmPlace,
     /// TAP interfaces that are there while it runs, and the segments they are in.
     taps: Vec<(String, Segment)>,
+    /// An operator had stopped it when it was last looked at.
+    was_halted: bool,
 }
 
 /// Processes of this program that have these words among their arguments. Zombies are none.
@@ -188,7 +190,7 @@ impl VmResource {
     /// The VM with its files at `place`.
     #[must_use]
     pub fn new(place: VmPlace, taps: Vec<(String, Segment)>) -> Self {
-        Self { place, taps }
+        Self { place, taps, was_halted: false }
     }
 
     /// Plugs the VM's cards in, or takes them out.
@@ -278,7 +280,13 @@ impl Resource for VmResource {
 
     fn monitor(&mut self) -> Result<(), String> {
         if self.is_halted() {
+            self.was_halted = true;
             return Ok(());
+        }
+        if std::mem::take(&mut self.was_halted) && self.place.processes().is_empty() {
+            // The operator wants it back: it hasn't failed.
+            self.plug(true)?;
+            return self.launch(&Wish::new(0, Arc::default()));
         }
         let name = &self.place.name;
         if self.place.processes().is_empty() {

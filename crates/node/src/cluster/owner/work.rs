@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use ferro_cluster::group::{Data, Durable, Found, Operation};
 use ferro_cluster::{Arbiter, Input, Time};
 
-use super::{Handle, Member, StartError, pipe, store, thread};
+use super::{Handle, Member, StartError, store, thread};
 use crate::resource::{Mirrored, Resource, Start, Wish};
 
 /// What a part's thread is told.
@@ -35,7 +35,7 @@ impl Worker {
         confirmed: &Arc<AtomicU64>,
         inbox: &Handle,
     ) -> Result<Self, StartError> {
-        let (orders, jobs) = pipe::<Job>();
+        let (orders, jobs) = channel::<Job>();
         let newest = Arc::new(AtomicU64::new(0));
         let (void, confirmed, inbox) = (Arc::clone(&newest), Arc::clone(confirmed), inbox.clone());
         thread("resource", move || {
@@ -79,7 +79,7 @@ pub(super) fn watch(
     keepalive: Duration,
     inbox: &Handle,
 ) -> Result<(Sender<Watch>, Arc<AtomicU64>), StartError> {
-    let (sender, orders) = pipe::<Watch>();
+    let (sender, orders) = channel::<Watch>();
     let confirmed = Arc::new(AtomicU64::new(0));
     if mirrors.is_empty() {
         return Ok((sender, confirmed));
@@ -124,7 +124,7 @@ pub(super) fn records(
     mut all: BTreeMap<String, Durable>,
     inbox: &Handle,
 ) -> Result<Sender<(usize, u64, Durable)>, StartError> {
-    let (sender, orders) = pipe::<(usize, u64, Durable)>();
+    let (sender, orders) = channel::<(usize, u64, Durable)>();
     let inbox = inbox.clone();
     thread("records", move || {
         for (group, version, durable) in orders {

@@ -1,4 +1,4 @@
-//! One machine of the test's world: its clock, its disk, its daemon's engine, and what runs on it.
+//! One machine of the world: its clock, its disk, its daemon's engine, and what runs on it.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use ferro_cluster::group::{Durable, Found, GroupConfig, Operation, UnitConfig};
 use ferro_cluster::heartbeat::Timing;
 use ferro_cluster::{Arbiter, Cluster, Config, Time};
 
-use super::{Arbitration, DEADTIME, Rng, id, key};
+use super::world::{Arbitration, DEADTIME, id, key};
+use crate::Rng;
 
 pub(crate) struct Node {
     index: usize,

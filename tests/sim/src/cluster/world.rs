@@ -1,30 +1,35 @@
-//! The world of the test: an event queue, the two nodes with their clocks, disks and running things, links, the arbiter.
-
-mod node;
+//! The simulated world: an event queue, the two nodes with their clocks, disks and running things, links, the arbiter.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::node::Node;
+use crate::Rng;
 use ferro_cluster::group::{Data, Operation};
 use ferro_cluster::witness::{Output as WitnessOutput, Record, Witness};
 use ferro_cluster::{Input, Key, NodeId, Output, Time};
-use node::Node;
 
 pub(crate) const DEADTIME: u64 = 400;
 const MS: u64 = 1_000_000;
 
+/// Who decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Arbitration {
+pub enum Arbitration {
+    /// A witness that grants leases.
     Witness,
+    /// A fence that works.
     Fence,
 }
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) takeovers: u64,
-    pub(crate) crashes: u64,
-    pub(crate) writes: u64,
+pub struct Outcome {
+    /// Starts of the group in a new epoch.
+    pub starts: u64,
+    /// Of machines and daemons.
+    pub crashes: u64,
+    /// Acknowledged ones.
+    pub writes: u64,
 }
 
 enum What {
@@ -43,24 +48,10 @@ enum What {
     Fault,
 }
 
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.bits() % bound.max(1)
-    }
-}
-
-pub(crate) struct World {
-    pub(crate) verbose: bool,
+/// One run.
+pub struct World {
+    /// Print what happens.
+    pub verbose: bool,
     pub(crate) rng: Rng,
     pub(crate) now: u64,
     serial: u64,
@@ -87,8 +78,10 @@ pub(crate) fn key() -> Key {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, arbitration: Arbitration) -> Self {
-        let mut rng = Rng(seed);
+    /// Two machines that are off.
+    #[must_use]
+    pub fn new(seed: u64, arbitration: Arbitration) -> Self {
+        let mut rng = Rng::new(seed);
         let nodes = [0, 1].map(|index| Node::new(index, &mut rng, arbitration));
         Self {
             verbose: false,
@@ -123,7 +116,11 @@ impl World {
     }
 
     /// Runs with faults, then without; then one node has to run the group.
-    pub(crate) fn run(&mut self) -> Result<Outcome, String> {
+    ///
+    /// # Errors
+    ///
+    /// What was violated.
+    pub fn run(&mut self) -> Result<Outcome, String> {
         self.after(0, What::BootWitness);
         for node in 0..2 {
             let delay = self.rng.below(300 * MS);
@@ -315,7 +312,7 @@ impl World {
             self.nodes[node].confirmed = serial;
         }
         if takes_over {
-            self.outcome.takeovers += 1;
+            self.outcome.starts += 1;
         }
         self.say(|| format!("node {node}: {operation:?} of {unit}: {result:?}"));
         if self.nodes[node].is_up(boot) {

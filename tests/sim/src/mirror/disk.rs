@@ -1,6 +1,6 @@
 //! A disk with a volatile cache: what wasn't flushed may be lost at a crash, sector by sector.
 
-use crate::rng::Rng;
+use crate::Rng;
 
 /// What a crash leaves whole.
 pub(crate) const SECTOR: usize = 512;

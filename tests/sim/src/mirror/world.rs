@@ -10,8 +10,8 @@ use ferro_mirror::{
     Admin, BLOCK, Config, Congestion, DataOp, Engine, Event, Input, MetaOp, Output, Protocol, Request, Time,
 };
 
-use crate::disk::{Disk, SECTOR};
-use crate::oracle::Oracle;
+use super::disk::{Disk, SECTOR};
+use super::oracle::Oracle;
 use crate::rng::Rng;
 
 const SIZE: u64 = 48 * BLOCK;
