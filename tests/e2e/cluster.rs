@@ -185,6 +185,11 @@ fn a_vm_on_a_mirrored_disk_outlives_the_power_of_its_node() {
     lab.until("the daemon is back", |lab| lab.is_active("alpha")).unwrap();
     assert_eq!(pid(&lab), before);
     assert!(lab.fetch(&format!("{NOTE}?second")).is_some());
+    // So does another daemon that begins with the same file.
+    lab.ferro("alpha", "up infra.toml --socket alpha/run/node.sock").unwrap();
+    lab.until("the daemon goes on", |lab| lab.is_active("alpha")).unwrap();
+    assert_eq!(pid(&lab), before);
+    assert_eq!(lab.status("alpha").unwrap()["groups"][0]["epoch"], 2);
 
     lab.power_off("alpha").unwrap();
     lab.until("the server is back", |lab| lab.fetch(NOTE).is_some()).unwrap();
