@@ -72,6 +72,16 @@ fn a_floating_address_is_held_once_and_survives_daemons_cables_and_the_witness()
     lab.until("alpha has the address", |lab| lab.is_active("alpha") && lab.answers(ADDRESS)).unwrap();
     assert!(!has_address(&lab, "beta"));
 
+    // Files that differ are told of, files that are the same aren't.
+    assert_eq!(lab.status("alpha").unwrap()["groups"][0]["differs"], false);
+    std::fs::write(lab.folder.join("infra.toml"), format!("{FLOATING}[[hook]]\nprogram = \"/bin/true\"\n")).unwrap();
+    lab.ferro("beta", "up infra.toml --socket beta/run/node.sock").unwrap();
+    lab.until("it is told", |lab| lab.status("alpha").is_some_and(|s| s["groups"][0]["differs"] == true)).unwrap();
+    std::fs::write(lab.folder.join("infra.toml"), FLOATING).unwrap();
+    lab.ferro("beta", "up infra.toml --socket beta/run/node.sock").unwrap();
+    lab.until("they are the same", |lab| lab.status("alpha").is_some_and(|s| s["groups"][0]["differs"] == false))
+        .unwrap();
+
     // A daemon that is killed is back before anybody misses it, and goes on with what it finds.
     output(Command::new("kill").args(["-9", &worker(&lab, "alpha")])).unwrap();
     lab.until("the daemon is back", |lab| lab.is_active("alpha")).unwrap();

@@ -157,6 +157,8 @@ pub struct Overview {
     pub witness: Option<bool>,
     /// It failed here.
     pub failed: bool,
+    /// The peer has declared it differently.
+    pub differs: bool,
 }
 
 /// One node of a pair.

@@ -49,6 +49,8 @@ pub struct GroupConfig {
     pub failback: Option<Duration>,
     /// Whether there are mirrored data, of which [`Data`] tells.
     pub mirrored: bool,
+    /// A number made of what the group is declared to be, by which nodes notice that their declarations differ.
+    pub fingerprint: u64,
     /// After a failed start or too many failures this node tries again by itself; never if not given.
     pub failure_timeout: Option<Duration>,
 }
@@ -446,6 +448,7 @@ impl Group {
             wants: self.wants,
             eligible: self.is_eligible(),
             in_sync: self.data.in_sync,
+            fingerprint: self.config.fingerprint,
         }
     }
 
@@ -530,6 +533,7 @@ impl Group {
             permission: self.permission(view).filter(|_| self.is_here()),
             witness,
             failed: self.failed.is_some(),
+            differs: view.alive() && view.report.is_some_and(|peer| peer.fingerprint != self.config.fingerprint),
         }
     }
 }

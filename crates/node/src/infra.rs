@@ -56,6 +56,9 @@ pub struct Infra {
     /// Programs of the operator's.
     #[serde(default, rename = "hook")]
     pub hooks: Vec<HookSettings>,
+    /// A number made of the file's text.
+    #[serde(skip)]
+    pub fingerprint: u64,
 }
 
 /// How a group behaves.
@@ -166,6 +169,7 @@ impl Infra {
                 }
             }
         }
+        infra.fingerprint = fingerprint(text);
         infra.check()?;
         Ok(infra)
     }
@@ -270,6 +274,18 @@ impl MirrorSettings {
     }
 }
 
+/// A number for a file's lines, but for comments, which may say where it lies (SHA-256, cut).
+fn fingerprint(text: &str) -> u64 {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        hash.update(line.trim_end());
+        hash.update("\n");
+    }
+    let digest = hash.finalize();
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
 /// The tables of an array of tables.
 pub(crate) fn tables<'a>(table: &'a toml::Table, key: &str) -> impl Iterator<Item = &'a toml::Table> {
     table.get(key).and_then(toml::Value::as_array).into_iter().flatten().filter_map(toml::Value::as_table)
@@ -301,6 +317,13 @@ mod tests {
         assert_eq!(infra.group_names(), [DEFAULT_GROUP]);
         assert_eq!(infra.mirrors[0].bytes().unwrap(), 2 << 30);
         assert_eq!(infra.vms[0].description["kernel"].as_str(), Some("/etc/ferro/vmlinuz"));
+    }
+
+    #[test]
+    fn comments_make_no_difference_between_nodes() {
+        let plain = read(WEB).unwrap().fingerprint;
+        assert_eq!(read(&format!("# folder /somewhere\n{WEB}")).unwrap().fingerprint, plain);
+        assert_ne!(read(&WEB.replace("256M", "512M")).unwrap().fingerprint, plain);
     }
 
     #[test]

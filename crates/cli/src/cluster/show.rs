@@ -57,6 +57,9 @@ fn notes(group: &GroupStatus) -> String {
     if group.failed {
         notes.push("failed here".to_owned());
     }
+    if group.differs {
+        notes.push("the peer has another infra.toml".to_owned());
+    }
     if group.witness == Some(false) {
         notes.push("witness silent".to_owned());
     }
@@ -115,6 +118,10 @@ pub(super) fn explain(status: &NodeStatus) -> String {
             (_, Some(why)) => writeln!(text, "{}: doesn't run here: {why}.", group.name),
             (role, None) => writeln!(text, "{}: {role}.", group.name),
         };
+        if group.differs {
+            let _ =
+                writeln!(text, "{}: the peer has another infra.toml: 'ferro up' the same file on both.", group.name);
+        }
     }
     text
 }

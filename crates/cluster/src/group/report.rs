@@ -51,11 +51,13 @@ pub struct Report {
     pub eligible: bool,
     /// Its mirrors are connected and both sides have everything.
     pub in_sync: bool,
+    /// What the group is declared to be ([`super::GroupConfig::fingerprint`]).
+    pub fingerprint: u64,
 }
 
 impl Report {
     /// Bytes in a packet.
-    pub(crate) const SIZE: usize = 42;
+    pub(crate) const SIZE: usize = 50;
 
     pub(crate) fn encode(&self, body: &mut Vec<u8>) {
         body.extend(self.group.to_be_bytes());
@@ -72,6 +74,7 @@ impl Report {
         body.extend(self.sole_epoch.to_be_bytes());
         body.extend(self.turn.to_be_bytes());
         body.extend(self.outdated.to_be_bytes());
+        body.extend(self.fingerprint.to_be_bytes());
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
@@ -86,7 +89,7 @@ impl Report {
         };
         let flags = reader.u8()?;
         let (epoch, sole_epoch) = (reader.u64()?, reader.u64()?);
-        let (turn, outdated) = (reader.u64()?, reader.u64()?);
+        let (turn, outdated, fingerprint) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let flag = |bit: u8| flags >> bit & 1 == 1;
         (flags < 32).then_some(Self {
             group,
@@ -100,6 +103,7 @@ impl Report {
             wants: flag(2),
             eligible: flag(3),
             in_sync: flag(4),
+            fingerprint,
         })
     }
 }

@@ -210,6 +210,7 @@ fn member(config: &NodeConfig, infra: &Infra, name: &str) -> Result<Member, Node
         preferred: NodeId::from_index(settings.preferred).unwrap_or(NodeId::Zero),
         failback: settings.failback.map(|span| span.0),
         mirrored: !mirrored.is_empty(),
+        fingerprint: infra.fingerprint,
         failure_timeout: Some(settings.failure_timeout.map_or(USUAL, |span| span.0)),
     };
     Ok(Member { config, resources, mirrors: mirrored })

@@ -128,6 +128,7 @@ impl Node {
             preferred: id(0),
             failback: None,
             mirrored: true,
+            fingerprint: 1,
             failure_timeout: Some(Duration::from_secs(2)),
         };
         let timing = Timing {

@@ -61,6 +61,8 @@ pub struct GroupStatus {
     pub maintenance: bool,
     /// Whether it failed on this node.
     pub failed: bool,
+    /// Whether the peer has another infra.toml.
+    pub differs: bool,
     /// Milliseconds for which this node may still run it, if that isn't prolonged; none if without end, or not here.
     pub permission_ms: Option<u64>,
     /// Whether the witness answers; none if it isn't asked.
@@ -122,6 +124,7 @@ fn group(now: Time, overview: &Overview, alive: bool) -> GroupStatus {
         standby: overview.durable.standby,
         maintenance: overview.durable.maintenance,
         failed: overview.failed,
+        differs: overview.differs,
         permission_ms: overview.permission.map(|until| u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX)),
         witness: overview.witness,
         waiting: overview.waiting.map(|why| why.to_string()),
