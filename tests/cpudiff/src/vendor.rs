@@ -19,7 +19,8 @@ pub enum Choice {
     UpperHalves,
     /// Whether a store that an unmasked x87 exception keeps from happening may fault nevertheless.
     MaskedStore,
-    /// Whether MOVUPS and the like check alignment to 16 bytes where alignment is checked. (Intel's manual leaves it open.)
+    /// Whether MOVUPS and the like check alignment to 16 bytes where alignment is checked. Intel's manual leaves it open (volume 2,
+    /// table 2-21: the treatment of #AC varies), and Intel's own processors differ.
     WideAlignment,
     /// Which operand of CMPS is read first, if both fault.
     ComparisonOrder,
@@ -35,6 +36,21 @@ pub enum Choice {
     MisalignedMode,
     /// Whether an MMX store that faults has already changed the tag word and TOP.
     MmxTags,
+}
+
+impl Choice {
+    /// Whether Intel's processors differ in it among themselves.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::WideAlignment | Self::UnmaskedComparison | Self::UpperHalves)
+    }
+}
+
+/// What the software CPU has of something: what the differences found say, or what silicon has if they say nothing.
+fn soft(found: &[String], name: &str, native: u64) -> u64 {
+    let line = found.iter().find(|line| line.split(':').next() == Some(name));
+    let told = line.and_then(|line| line.rsplit("soft 0x").next());
+    told.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(native)
 }
 
 /// The choice that explains the differences found after a sequence, if one does.
@@ -83,6 +99,10 @@ pub fn choice(sequence: &Sequence, native: &State, found: &[String]) -> Option<C
             && found.iter().any(|line| line.starts_with("rip") && line.ends_with(&refused))
         {
             return Some(Choice::MisalignedMode);
+        }
+        let wide = matches!(instr.mnemonic(), Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu);
+        if wide && soft(found, "vector", native.vector) == 17 && soft(found, "rip", native.rip) == instr.ip() {
+            return Some(Choice::WideAlignment);
         }
         if instr.ip() == native.rip {
             last = Some(instr);
