@@ -168,6 +168,15 @@ impl Infra {
                     *file = folder.join(&*file).display().to_string();
                 }
             }
+            let disks = vm.description.get_mut("disk").and_then(toml::Value::as_array_mut).into_iter().flatten();
+            for disk in disks.filter_map(toml::Value::as_table_mut) {
+                // Names with a scheme (nbd://…) are no files.
+                if let Some(toml::Value::String(file)) = disk.get_mut("file")
+                    && !file.contains(':')
+                {
+                    *file = folder.join(&*file).display().to_string();
+                }
+            }
         }
         infra.fingerprint = fingerprint(text);
         infra.check()?;
@@ -317,6 +326,9 @@ mod tests {
         assert_eq!(infra.group_names(), [DEFAULT_GROUP]);
         assert_eq!(infra.mirrors[0].bytes().unwrap(), 2 << 30);
         assert_eq!(infra.vms[0].description["kernel"].as_str(), Some("/etc/ferro/vmlinuz"));
+        let infra = read(&format!("{WEB}[[vm.disk]]\nfile = \"data.qcow2\"\n")).unwrap();
+        let disks: Vec<_> = tables(&infra.vms[0].description, "disk").collect();
+        assert_eq!(disks[1]["file"].as_str(), Some("/etc/ferro/data.qcow2"));
     }
 
     #[test]
