@@ -97,7 +97,10 @@ fn a_floating_address_is_held_once_and_survives_daemons_cables_and_the_witness()
     std::thread::sleep(std::time::Duration::from_secs(5));
     assert!(lab.is_active("alpha") && epoch(&lab, "alpha") == before);
     // A move needs no witness either.
-    lab.ferro("beta", "cluster move --to 1 --socket beta/run/node.sock").unwrap();
+    lab.until("the move is accepted", |lab| {
+        lab.ferro("beta", "cluster move --to 1 --socket beta/run/node.sock").is_ok()
+    })
+    .unwrap();
     lab.until("beta has it", |lab| lab.is_active("beta") && lab.answers(ADDRESS)).unwrap();
     assert!(!has_address(&lab, "alpha"));
 
@@ -217,7 +220,9 @@ fn a_vm_on_a_mirrored_disk_outlives_the_power_of_its_node() {
     lab.cables("alpha", true).unwrap();
     lab.start_node("alpha").unwrap();
     lab.until("alpha is resynced", |lab| lab.is_in_sync("beta", &["web"])).unwrap();
-    lab.ferro("beta", "cluster move --socket beta/run/node.sock").unwrap();
+    // Alpha needs a moment to see that it isn't outdated any more.
+    lab.until("the move is accepted", |lab| lab.ferro("beta", "cluster move --socket beta/run/node.sock").is_ok())
+        .unwrap();
     lab.until("the server is back", |lab| lab.is_active("alpha") && lab.fetch(NOTE).is_some()).unwrap();
     assert!(lab.fetch(NOTE).unwrap().contains("third"));
 }

@@ -105,7 +105,8 @@ fn first_act(lab: &mut Lab, time: &mut Timeline) -> anyhow::Result<()> {
     lab.start_node("alpha")?;
     let synced = lab.until("the resync is done", |lab| lab.is_in_sync("beta", &DISKS))?;
     time.lasted("alpha is back, and has copied what it missed, after", synced);
-    lab.ferro("beta", "cluster move --socket beta/run/node.sock")?;
+    // Alpha needs a moment to see that it isn't outdated any more.
+    lab.until("the move is accepted", |lab| lab.ferro("beta", "cluster move --socket beta/run/node.sock").is_ok())?;
     println!("$ ferro cluster move        # on beta");
     let moved = lab.until("alpha runs everything", |lab| lab.is_active("alpha") && lab.fetch(PAGE).is_some())?;
     time.lasted("moved back to alpha by command; the page is there after", moved);
