@@ -2,6 +2,7 @@
 //! sockets, clocks, files or threads are here, and no guest.
 
 pub mod dhcp;
+pub mod dns;
 
 #[doc(hidden)]
 pub mod fuzzing;
