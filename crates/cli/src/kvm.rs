@@ -4,6 +4,7 @@
 mod nets;
 mod vnc;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
@@ -50,7 +51,7 @@ impl KvmArgs {
             return Ok(ExitCode::from(exit::OK));
         }
         let (vm, background) = exit::with_code(exit::USAGE, describe(self.flags))?;
-        run::run_description(&vm, &background)
+        run::run_description(&vm, &background, Path::new(run::SEGMENTS))
     }
 }
 

@@ -3,6 +3,8 @@
 mod bridge;
 mod declared;
 mod forward;
+mod leases;
+mod port;
 pub(crate) mod report;
 mod route;
 mod tap;
@@ -26,10 +28,17 @@ pub(crate) enum NetCommand {
     Route(route::RouteCommand),
     /// Whether this host passes IPv4 packets on between its networks
     Forward(forward::ForwardArgs),
-    /// Bring the declared segments up: bridges, addresses, forwarding, firewall
+    /// Bring the declared segments up: bridges, addresses, forwarding, firewall, DHCP and DNS
     Up(declared::UpArgs),
     /// Take everything down that `up` made
     Down(declared::DownArgs),
+    /// Ports of segments: TAP interfaces for VMs, with checks of what they send
+    #[command(subcommand)]
+    Port(port::PortCommand),
+    /// Which cards have which addresses by DHCP
+    Leases(leases::LeasesArgs),
+    /// Answer DHCP and DNS for the segments that are up; `up` starts this by itself
+    Serve(leases::ServeArgs),
     /// Say what `up` made, and whether it is still so
     Status(declared::StatusArgs),
 }
@@ -41,6 +50,9 @@ impl NetCommand {
             Self::Tap(command) => command.run()?,
             Self::Route(command) => command.run()?,
             Self::Forward(args) => args.run()?,
+            Self::Port(command) => command.run()?,
+            Self::Leases(args) => args.run()?,
+            Self::Serve(args) => args.run()?,
             Self::Up(args) => args.run()?,
             Self::Down(args) => args.run()?,
             Self::Status(args) => args.run()?,

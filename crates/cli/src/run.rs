@@ -1,16 +1,22 @@
 //! `ferro run`: one VM in this process, described by flags, a `vm.toml`, or both.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use ferro_machine::{
     Accelerator, AudioTarget, BootOrder, ClockSource, DiskDescription, DiskImage, GdbAddress, MemorySize,
-    MonitorTarget, NetDescription, Outcome, SandboxDescription, SerialTarget, VmDescription, VncTarget,
+    MonitorTarget, NetBackend, NetDescription, Outcome, SandboxDescription, SerialTarget, VmDescription, VncTarget,
 };
+
+use ferro_node::segment::port::{self, Wish};
+use ferro_node::segment::{self, Host};
 
 use crate::background::Background;
 use crate::exit;
+
+/// Where segments are remembered if nothing else is said.
+pub(crate) const SEGMENTS: &str = "/run/ferro";
 
 /// Run a virtual machine in this process.
 #[derive(Debug, clap::Args)]
@@ -57,7 +63,7 @@ pub(crate) struct RunArgs {
     /// A CD-ROM drive with the image of a disc in it, or none for an empty one
     #[arg(long = "cdrom", value_name = "FILE|none")]
     cdroms: Vec<String>,
-    /// A network card: tap=NAME or user[,hostfwd=tcp:127.0.0.1:8080-:80][,net=N/P][,restrict=on], then [,mac=A][,model=virtio][,queues=N][,offload=off][,rate=R][,rate-in=R][,rate-out=R] (R in bits a second, such as 10M)
+    /// A network card: segment=NAME, tap=NAME or user[,hostfwd=tcp:127.0.0.1:8080-:80][,net=N/P][,restrict=on], then [,mac=A][,model=virtio][,queues=N][,offload=off][,rate=R][,rate-in=R][,rate-out=R] (R in bits a second, such as 10M)
     #[arg(long = "net", value_name = "WHERE[,…]")]
     nets: Vec<NetDescription>,
     /// Give it a tablet (virtio input), by which a VNC viewer's pointer and the guest's are at the same place
@@ -94,6 +100,9 @@ pub(crate) struct RunArgs {
     /// Let sockets without authentication be reachable from other hosts
     #[arg(long)]
     insecure: bool,
+    /// Where `ferro net up` remembers the segments that cards are plugged into
+    #[arg(long, value_name = "DIR", default_value = SEGMENTS)]
+    segments: PathBuf,
     /// Keep the VM's process to its own files and to the system calls of a VM: on or off [default: on]
     #[arg(long, value_name = "ON|OFF", value_parser = clap::builder::BoolishValueParser::new())]
     sandbox: Option<bool>,
@@ -156,8 +165,9 @@ impl RunArgs {
     /// Runs the VM to its end.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let background = self.background.clone();
+        let segments = self.segments.clone();
         let vm = exit::with_code(exit::USAGE, self.describe())?;
-        run_description(&vm, &background)
+        run_description(&vm, &background, &segments)
     }
 }
 
@@ -170,7 +180,12 @@ pub(crate) fn alone() -> VmDescription {
 }
 
 /// Runs a described VM to its end: exit code 0 if its guest switched it off, rebooted or was told to quit.
-pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> anyhow::Result<ExitCode> {
+/// `segments` is where segments are remembered.
+pub(crate) fn run_description(
+    vm: &VmDescription,
+    background: &Background,
+    segments: &Path,
+) -> anyhow::Result<ExitCode> {
     exit::with_code(exit::USAGE, vm.check().map_err(anyhow::Error::new))?;
     if let Some(code) = background.detach(vm)? {
         return Ok(code);
@@ -187,6 +202,7 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
         disk.format = Some(image.format.clone());
         disks.push(image);
     }
+    plug(&mut vm, segments)?;
     let vm = &vm;
     let closing = disks.clone();
     let mut begun = Ok(None);
@@ -212,4 +228,28 @@ pub(crate) fn run_description(vm: &VmDescription, background: &Background) -> an
         }
     );
     Ok(ExitCode::from(exit::OK))
+}
+
+/// Makes the ports of segments that the VM's cards are plugged into; they go with this process.
+fn plug(vm: &mut VmDescription, state: &Path) -> anyhow::Result<()> {
+    for (card, net) in vm.nets.iter_mut().enumerate() {
+        let NetBackend::Segment { name, interface } = &mut net.backend else { continue };
+        let wish =
+            Wish { segment: name.clone(), vm: vm.name.clone(), card, mac: net.mac, passing: true, ..Wish::default() };
+        let (port, _) = port::plug(&Host::open()?, state, &wish).map_err(|error| match error {
+            segment::Error::Permission { .. } => anyhow::anyhow!(
+                "plugging into segment {name} takes root; or root makes the port before, once: \
+                 ferro net port add {} --segment {name} --card {card} --owner $USER",
+                vm.name
+            ),
+            other => other.into(),
+        })?;
+        net.mac = Some(port.mac);
+        if port.passing {
+            *interface = Some(port.interface);
+        } else {
+            net.backend = NetBackend::Tap(port.interface);
+        }
+    }
+    Ok(())
 }

@@ -83,6 +83,7 @@ struct Disk {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Net {
     tap: Option<String>,
+    segment: Option<String>,
     /// Options of user networking, such as `hostfwd=tcp:127.0.0.1:8080-:80`; empty for none.
     user: Option<String>,
     mac: Option<String>,
@@ -226,11 +227,12 @@ impl Disk {
 
 impl Net {
     fn describe(self) -> Result<NetDescription, DescriptionError> {
-        let mut text = match (self.tap, self.user) {
-            (Some(tap), None) => format!("tap={tap}"),
-            (None, Some(options)) if options.is_empty() => "user".into(),
-            (None, Some(options)) => format!("user,{options}"),
-            _ => return crate::description::refuse("", "a network card is plugged into either tap or user"),
+        let mut text = match (self.tap, self.segment, self.user) {
+            (Some(tap), None, None) => format!("tap={tap}"),
+            (None, Some(segment), None) => format!("segment={segment}"),
+            (None, None, Some(options)) if options.is_empty() => "user".into(),
+            (None, None, Some(options)) => format!("user,{options}"),
+            _ => return crate::description::refuse("", "a network card is plugged into one of tap, segment and user"),
         };
         let offload = self.offload.map(|on| if on { "on" } else { "off" }.to_owned());
         let options = [

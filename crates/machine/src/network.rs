@@ -34,6 +34,16 @@ pub(crate) fn open(net: &NetDescription) -> Result<(Plug, Box<dyn FrameSink>), (
             let (tap, sink) = tap::Tap::open(name, &net.options).map_err(tried)?;
             Ok((Plug::Tap(tap), Box::new(sink)))
         }
+        NetBackend::Segment { name, interface } => {
+            let action = format!("plug the card into segment {name}");
+            let Some(interface) = interface else {
+                let why = "nobody made an interface for it";
+                return Err((action, io::Error::new(io::ErrorKind::NotFound, why)));
+            };
+            let (tap, sink) = tap::Tap::open(interface, &net.options).map_err(|error| (action.clone(), error))?;
+            tap.let_go().map_err(|error| (action, error))?;
+            Ok((Plug::Tap(tap), Box::new(sink)))
+        }
         NetBackend::User(user) => {
             let (backend, sink) = user::Backend::open(user, &net.options)?;
             Ok((Plug::User(Box::new(backend)), Box::new(sink)))

@@ -10,6 +10,7 @@ use smoltcp::wire::{
 };
 
 use crate::user::{Config, FlowId, Network, Output};
+use crate::{MacAddress, dhcp, dns, wire};
 
 /// A guest that sends anything, and a host whose sockets do anything. Each step is a byte that says what, one that says how
 /// many bytes follow, and those.
@@ -75,4 +76,85 @@ fn packet(protocol: IpProtocol, data: &[u8]) -> Vec<u8> {
         _ => {}
     }
     bytes
+}
+
+/// Frames and messages of anything that can reach a DHCP server. Each step is a byte that says what, one that says how many
+/// bytes follow, in fours, and those.
+pub fn dhcp_server(bytes: &[u8]) {
+    let config = dhcp::Config {
+        subnet: ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24),
+        server: Ipv4Addr::new(10, 0, 0, 1),
+        range: (Ipv4Addr::new(10, 0, 0, 100), Ipv4Addr::new(10, 0, 0, 109)),
+        lease: 600,
+        reservations: vec![],
+        names: vec![],
+        router: None,
+        dns: vec![],
+        domain: Some("example.it".into()),
+        ntp: vec![],
+        routes: vec![],
+    };
+    let mut server = dhcp::Server::new(config, []);
+    let (mut rest, mut now) = (bytes, 1_000_000_000_000);
+    while let Some((&[what, len], following)) = rest.split_first_chunk::<2>() {
+        let (data, after) = following.split_at((usize::from(len) * 4).min(following.len()));
+        rest = after;
+        now += 1000;
+        match what % 4 {
+            0 => server.receive(now, data),
+            1 => {
+                let _ = dhcp::offering_server(data, None);
+                if let Some(wire::Seen::Client(_, message)) = wire::read(data) {
+                    server.receive(now, message);
+                }
+            }
+            2 => server.taken(now, Ipv4Addr::new(10, 0, 0, len), MacAddress([2, 0, 0, 0, 0, len])),
+            _ => {
+                now += u64::from(len) * 10_000;
+                server.timer(now);
+            }
+        }
+        while server.poll().is_some() {}
+        assert!(server.leases().count() <= 10);
+    }
+}
+
+/// Questions and answers of anything that can reach a DNS server. Each step is a byte that says what, one that says how many
+/// bytes follow, in fours, and those.
+pub fn dns_server(bytes: &[u8]) {
+    let segment = dns::Segment {
+        domain: Some("example.it".into()),
+        subnet: ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24),
+        gateway: Ipv4Addr::new(10, 0, 0, 1),
+        sees: vec![],
+        forwards: true,
+    };
+    let upstreams = vec![std::net::SocketAddr::from(([192, 0, 2, 1], 53))];
+    let config = dns::Config { segments: vec![segment], upstreams };
+    let Ok(mut server) = dns::Server::new(config, Box::new(|| 7)) else { return };
+    server.set_host(0, "web", Ipv4Addr::new(10, 0, 0, 7), false);
+    let (mut rest, mut now, mut number) = (bytes, 0, 0);
+    while let Some((&[what, len], following)) = rest.split_first_chunk::<2>() {
+        let (data, after) = following.split_at((usize::from(len) * 4).min(following.len()));
+        rest = after;
+        now += 100;
+        let reply = if len & 1 == 0 { dns::Reply::Tcp(1) } else { dns::Reply::Udp(([10, 0, 0, 9], 99).into()) };
+        match what % 3 {
+            0 => {
+                if let Some(answer) = server.query(now, dns::Client { segment: 0, reply }, data) {
+                    assert!(answer.len() <= 65_535 && answer[2] & 0x80 != 0);
+                }
+            }
+            1 => server.answered(now, number, data),
+            _ => {
+                now += u64::from(len) * 1000;
+                server.timer(now);
+            }
+        }
+        while let Some(output) = server.poll() {
+            if let dns::Output::Ask { number: asked, .. } = output {
+                number = asked;
+            }
+        }
+    }
 }

@@ -8,5 +8,6 @@ pub mod dns;
 pub mod fuzzing;
 mod mac;
 pub mod user;
+pub mod wire;
 
 pub use mac::{MacAddress, MacError, stable_mac};

@@ -14,7 +14,8 @@ pub struct MacAddress(pub [u8; 6]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?}: {problem}")]
 pub struct MacError {
-    text: String,
+    /// The text.
+    pub text: String,
     /// What is wrong with it.
     pub problem: &'static str,
 }
@@ -91,7 +92,9 @@ mod tests {
     #[test]
     fn what_is_no_cards_address_is_refused() {
         assert_eq!("52-54-0-a-B-ff".parse(), Ok(MacAddress([0x52, 0x54, 0, 10, 11, 255])));
-        for text in ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "52:54:00:12:34:xy", "53:54:00:12:34:56", "52:54:000:1:2:3"] {
+        for text in
+            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "52:54:00:12:34:xy", "53:54:00:12:34:56", "52:54:000:1:2:3"]
+        {
             assert!(text.parse::<MacAddress>().is_err(), "{text}");
         }
     }

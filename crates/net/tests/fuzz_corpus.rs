@@ -6,7 +6,11 @@ use ferro_net::fuzzing;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 1] = [("user_network", fuzzing::user_network)];
+const TARGETS: [Target; 3] = [
+    ("user_network", fuzzing::user_network),
+    ("dhcp_server", fuzzing::dhcp_server),
+    ("dns_server", fuzzing::dns_server),
+];
 
 #[test]
 fn corpora_are_survived() {

@@ -42,6 +42,9 @@ pub enum NodeError {
     /// Segments.
     #[error(transparent)]
     Segment(#[from] segment::Error),
+    /// A VM's card is described wrong: the VM, the card's number, and how.
+    #[error("VM {0}, network card {1}: {2}")]
+    Card(String, usize, String),
     /// An image.
     #[error("image {0}: {1}")]
     Image(String, String),

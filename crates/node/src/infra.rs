@@ -38,6 +38,9 @@ pub struct Infra {
     /// What may pass between segments.
     #[serde(default)]
     pub rules: Vec<Rule>,
+    /// DNS servers that are asked what isn't known here; the nodes' own if not given.
+    #[serde(default)]
+    pub upstreams: Vec<std::net::IpAddr>,
     /// Virtual networks, on every node.
     #[serde(default, rename = "segment")]
     pub segments: Vec<Segment>,
@@ -186,7 +189,7 @@ impl Infra {
     /// The segments as `ferro net up` takes them.
     #[must_use]
     pub fn declaration(&self) -> Declaration {
-        Declaration { segments: self.segments.clone(), rules: self.rules.clone() }
+        Declaration { segments: self.segments.clone(), rules: self.rules.clone(), upstreams: self.upstreams.clone() }
     }
 
     /// Names of the groups, in the order in which they are first named.

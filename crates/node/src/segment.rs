@@ -6,13 +6,16 @@ mod apply;
 pub mod bridge;
 pub mod config;
 mod error;
+mod filter;
 mod firewall;
 pub mod forwarding;
 mod host;
 mod nft;
 pub mod plan;
+pub mod port;
 pub mod route;
 pub mod rule;
+pub mod service;
 mod state;
 pub mod tap;
 

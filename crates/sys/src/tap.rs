@@ -131,6 +131,14 @@ pub fn make(name: &str, owner: Option<u32>) -> io::Result<()> {
     set(&file, libc::TUNSETPERSIST, 1)
 }
 
+/// Lets an interface go with the process that is attached to it: it is deleted when `queue` is closed.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn let_go(queue: &File) -> io::Result<()> {
+    set(queue, libc::TUNSETPERSIST, 0)
+}
+
 /// Deletes the TAP interface `name`: it goes when no process is attached to it any more.
 ///
 /// # Errors

@@ -11,10 +11,10 @@ use super::report::{Output, table};
 
 /// Where it is remembered what was made.
 #[derive(Debug, Args)]
-struct Memory {
+pub(crate) struct Memory {
     /// Remember in this directory what was made
     #[arg(long, value_name = "DIR", default_value = "/run/ferro")]
-    state: PathBuf,
+    pub(crate) state: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -60,7 +60,7 @@ impl UpArgs {
 
 impl DownArgs {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let nothing = Declaration { segments: vec![], rules: vec![] };
+        let nothing = Declaration::default();
         let steps = segment::bring(&Host::open()?, &nothing, &self.memory.state, self.dry_run)?;
         tell(&self.output, &steps, "already down")
     }

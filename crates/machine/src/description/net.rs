@@ -5,50 +5,7 @@ use std::str::FromStr;
 use super::user_net::{UserNet, UserOptions};
 use super::{DescriptionError, refuse, split_options, switch};
 
-/// An Ethernet address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MacAddress(pub [u8; 6]);
-
-impl std::fmt::Display for MacAddress {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-    }
-}
-
-impl FromStr for MacAddress {
-    type Err = DescriptionError;
-
-    fn from_str(value: &str) -> Result<Self, Self::Err> {
-        let mut bytes = [0; 6];
-        let mut parts = value.split([':', '-']);
-        for byte in &mut bytes {
-            let part = parts.next().filter(|part| (1..=2).contains(&part.len()));
-            let Some(Ok(parsed)) = part.map(|part| u8::from_str_radix(part, 16)) else {
-                return refuse(value, "an Ethernet address is six bytes in hexadecimal, such as 52:54:00:12:34:56");
-            };
-            *byte = parsed;
-        }
-        if parts.next().is_some() {
-            return refuse(value, "an Ethernet address has six bytes, this has more");
-        }
-        if bytes[0] & 1 != 0 {
-            return refuse(value, "this is a multicast address: the first byte of a card's address is even");
-        }
-        Ok(Self(bytes))
-    }
-}
-
-/// The address of a card whose description gives none: the same at every start of the VM of this name, in the range
-/// 52:54:00 that QEMU and libvirt use (32-bit FNV-1a over the name and the card's number, from 0).
-pub fn stable_mac(vm: &str, card: usize) -> MacAddress {
-    let hash = vm
-        .bytes()
-        .chain([card as u8])
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let [a, b, c, _] = hash.to_le_bytes();
-    MacAddress([0x52, 0x54, 0x00, a, b, c])
-}
+pub use ferro_net::{MacAddress, stable_mac};
 
 /// How fast packets may go, in bits a second, above zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,11 +72,23 @@ impl NetOptions {
     }
 }
 
+/// What isn't a card's address.
+fn no_mac(error: ferro_net::MacError) -> DescriptionError {
+    DescriptionError { value: error.text, problem: error.problem.into() }
+}
+
 /// What a network card is plugged into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetBackend {
     /// A TAP interface of the host, by name.
     Tap(String),
+    /// A segment of the host's (`ferro net up`).
+    Segment {
+        /// Its name.
+        name: String,
+        /// The TAP interface that was made for the card and goes with it; who runs the VM has to make it before.
+        interface: Option<String>,
+    },
     /// A network of the VM's process alone, with NAT; needs no privileges.
     User(Box<UserNet>),
 }
@@ -128,6 +97,9 @@ impl std::fmt::Display for NetBackend {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tap(name) => write!(out, "tap: ifname={name}"),
+            Self::Segment { name, interface } => {
+                write!(out, "segment: name={name},ifname={}", interface.as_deref().unwrap_or_default())
+            }
             Self::User(user) => {
                 write!(
                     out,
@@ -154,7 +126,7 @@ pub struct NetDescription {
 impl FromStr for NetDescription {
     type Err = DescriptionError;
 
-    /// `tap=NAME` or `user[,hostfwd=…][,net=…]…`, then
+    /// `tap=NAME`, `segment=NAME` or `user[,hostfwd=…][,net=…]…`, then
     /// `[,mac=A][,model=virtio][,queues=N][,offload=on|off][,rate=R][,rate-in=R][,rate-out=R]`
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (mut backend, mut user, mut mac) = (None, None, None);
@@ -166,7 +138,10 @@ impl FromStr for NetDescription {
                     backend = Some(NetBackend::Tap(name.to_owned()));
                 }
                 Some(("tap", name)) => return refuse(name, "an interface's name has 1 to 15 bytes without a slash"),
-                Some(("mac", address)) => mac = Some(address.parse()?),
+                Some(("segment", name)) if !name.is_empty() => {
+                    backend = Some(NetBackend::Segment { name: name.to_owned(), interface: None });
+                }
+                Some(("mac", address)) => mac = Some(address.parse().map_err(no_mac)?),
                 Some(("model", "virtio")) => {}
                 Some(("model", model)) => return refuse(model, "a network card's model is virtio"),
                 None if part == "user" => user = Some(UserOptions::default()),

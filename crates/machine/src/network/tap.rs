@@ -73,6 +73,17 @@ impl Tap {
         Ok((tap.clone(), TapSink(tap)))
     }
 
+    /// The interface goes when this process ends, however it ends. One of another's is left as it is.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub(super) fn let_go(&self) -> io::Result<()> {
+        match self.queues.first().map(|queue| ferro_sys::tap::let_go(&queue.tap)) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Brings packets from the interface to the card until the VM ends.
     ///
     /// # Errors

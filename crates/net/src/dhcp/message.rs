@@ -71,8 +71,7 @@ pub(super) fn answer(config: &Config, asked: &Asked, kind: MessageType, address:
     let question = &asked.message;
     let ciaddr = if kind == MessageType::Ack { question.ciaddr() } else { nothing };
     let given = address.unwrap_or(nothing);
-    let mut answer =
-        Message::new_with_id(question.xid(), ciaddr, given, nothing, question.giaddr(), question.chaddr());
+    let mut answer = Message::new_with_id(question.xid(), ciaddr, given, nothing, question.giaddr(), question.chaddr());
     let flags = if question.flags().broadcast() { Flags::default().set_broadcast() } else { Flags::default() };
     answer.set_opcode(Opcode::BootReply).set_htype(question.htype()).set_flags(flags);
     let options = answer.opts_mut();
@@ -147,13 +146,16 @@ pub fn is_from_server(bytes: &[u8]) -> bool {
 /// The server that offers or acknowledges an address in this message; with `id`, only in an answer to that message.
 #[must_use]
 pub fn offering_server(bytes: &[u8], id: Option<u32>) -> Option<Ipv4Addr> {
-    let message = (is_from_server(bytes) && bytes.len() <= LONGEST).then(|| Message::from_bytes(bytes).ok()).flatten()?;
+    let message =
+        (is_from_server(bytes) && bytes.len() <= LONGEST).then(|| Message::from_bytes(bytes).ok()).flatten()?;
     let offers = matches!(
         message.opts().get(OptionCode::MessageType),
         Some(DhcpOption::MessageType(MessageType::Offer | MessageType::Ack))
     );
     match message.opts().get(OptionCode::ServerIdentifier) {
-        Some(DhcpOption::ServerIdentifier(server)) if offers && id.is_none_or(|id| id == message.xid()) => Some(*server),
+        Some(DhcpOption::ServerIdentifier(server)) if offers && id.is_none_or(|id| id == message.xid()) => {
+            Some(*server)
+        }
         _ => None,
     }
 }

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 
 use dhcproto::v4::MessageType;
 
+use super::Config;
 use super::lease::{Lease, Leases, Time};
 use super::message::{Asked, answer, read};
-use super::Config;
 use crate::MacAddress;
 
 /// How long an address that was offered is kept for who asked.
@@ -131,6 +131,11 @@ impl Server {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Names told to cards that have no reservation, in place of those before.
+    pub fn set_names(&mut self, names: Vec<(MacAddress, String)>) {
+        self.config.names = names;
     }
 
     /// All leases, also those that have ended, by address.

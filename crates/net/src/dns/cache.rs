@@ -79,10 +79,12 @@ fn lifetime(message: &Message) -> Option<u32> {
     match message.metadata.response_code {
         _ if message.metadata.truncation => None,
         ResponseCode::NoError if least.is_some() => least,
-        ResponseCode::NoError | ResponseCode::NXDomain => message.authorities.iter().find_map(|record| match &record.data {
-            RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
-            _ => None,
-        }),
+        ResponseCode::NoError | ResponseCode::NXDomain => {
+            message.authorities.iter().find_map(|record| match &record.data {
+                RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+                _ => None,
+            })
+        }
         _ => None,
     }
 }

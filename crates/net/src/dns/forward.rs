@@ -80,7 +80,13 @@ impl Forwarder {
     }
 
     /// The server to put a question to next, and the question with this identifier; none if it was put often enough.
-    pub(super) fn turn(&mut self, now: u64, number: u64, id: u16, servers: &[SocketAddr]) -> Option<(SocketAddr, bool, Vec<u8>)> {
+    pub(super) fn turn(
+        &mut self,
+        now: u64,
+        number: u64,
+        id: u16,
+        servers: &[SocketAddr],
+    ) -> Option<(SocketAddr, bool, Vec<u8>)> {
         let asked = self.asked.get_mut(&number)?;
         let server = *servers.get(asked.tries % servers.len().max(1)).filter(|_| asked.tries < TRIES)?;
         asked.tries += 1;

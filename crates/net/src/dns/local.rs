@@ -163,9 +163,8 @@ pub(super) fn find(zones: &[Zone], own: usize, query: &Query) -> Option<(usize, 
         return Some((own, Subject::Label(name.clone())));
     }
     let below = |(_, zone): &(usize, &Zone)| zone.domain.as_ref().is_some_and(|domain| domain.zone_of(name));
-    let nearest = zones.iter().enumerate().filter(below).max_by_key(|(_, zone)| {
-        zone.domain.as_ref().map_or(0, Name::num_labels)
-    });
+    let nearest =
+        zones.iter().enumerate().filter(below).max_by_key(|(_, zone)| zone.domain.as_ref().map_or(0, Name::num_labels));
     if let Some((at, _)) = nearest {
         return Some((at, Subject::Name(name.clone())));
     }

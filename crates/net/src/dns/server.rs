@@ -186,7 +186,9 @@ impl Server {
         };
         let limit = match client.reply {
             Reply::Tcp(_) => u16::MAX,
-            Reply::Udp(_) => asked.edns.as_ref().map_or(UDP_LEAST, |edns| edns.max_payload().clamp(UDP_LEAST, UDP_MOST)),
+            Reply::Udp(_) => {
+                asked.edns.as_ref().map_or(UDP_LEAST, |edns| edns.max_payload().clamp(UDP_LEAST, UDP_MOST))
+            }
         };
         let query = match code {
             Ok(query) => query,
@@ -211,11 +213,7 @@ impl Server {
             name: spelling.to_ascii_lowercase(),
             kind: query.query_type.into(),
             class: query.query_class.into(),
-            flags: (
-                edns.is_some(),
-                edns.is_some_and(|edns| edns.flags().dnssec_ok),
-                asked.metadata.checking_disabled,
-            ),
+            flags: (edns.is_some(), edns.is_some_and(|edns| edns.flags().dnssec_ok), asked.metadata.checking_disabled),
         };
         let waiting = Waiting { client, id, spelling: spelling.to_vec(), limit: usize::from(limit) };
         if let Some(kept) = self.cache.get(now, &key) {

@@ -19,7 +19,7 @@ use crate::resource::hook::Hook;
 use crate::resource::mirror::MirrorResource;
 use crate::resource::vm::{VmPlace, VmResource};
 use crate::resource::{Mirrored, Resource};
-use crate::segment::config::Segment;
+use crate::segment::port::{Wish, interface};
 
 /// How long ordinary things may take.
 const USUAL: Duration = Duration::from_mins(1);
@@ -193,7 +193,7 @@ fn member(config: &NodeConfig, infra: &Infra, name: &str) -> Result<Member, Node
             restarts: vm.restarts.unwrap_or(3),
             ..unit(format!("vm {}", vm.name), Duration::from_secs(1), false)
         });
-        resources.push(Box::new(VmResource::new(place, taps(infra, vm))));
+        resources.push(Box::new(VmResource::new(place, ports(infra, vm)?, config.run.clone())));
     }
     for hook in infra.hooks.iter().filter(|item| ours(&item.group)) {
         units.push(unit(format!("hook {}", hook.program.display()), Duration::from_secs(10), false));
@@ -228,24 +228,26 @@ fn unit(name: String, monitor: Duration, mirror: bool) -> UnitConfig {
     }
 }
 
-/// The TAP interfaces of a VM's cards, each with the segment it is in.
-fn taps(infra: &Infra, vm: &VmSettings) -> Vec<(String, Segment)> {
-    let segments = tables(&vm.description, "net").enumerate().filter_map(|(index, net)| {
-        let name = net.get("segment")?.as_str()?;
-        let segment = infra.segments.iter().find(|segment| segment.name == name)?;
-        Some((tap_name(&vm.name, index), segment.clone()))
-    });
-    segments.collect()
-}
-
-/// The TAP interface of a VM's card: the kernel's names are short, a VM's may be long.
-fn tap_name(vm: &str, index: usize) -> String {
-    let plain = format!("fv-{vm}-{index}");
-    if plain.len() <= 15 {
-        return plain;
+/// The ports of segments that a VM's cards are plugged into.
+fn ports(infra: &Infra, vm: &VmSettings) -> Result<Vec<Wish>, NodeError> {
+    let mut ports = vec![];
+    for (card, net) in tables(&vm.description, "net").enumerate() {
+        let text = |key: &str| net.get(key).and_then(toml::Value::as_str);
+        let Some(segment) = text("segment").filter(|name| infra.segments.iter().any(|one| one.name == *name)) else {
+            continue;
+        };
+        let wrong = |key: &str| NodeError::Card(vm.name.clone(), card, format!("{key} is no address"));
+        ports.push(Wish {
+            segment: segment.to_owned(),
+            vm: vm.name.clone(),
+            card,
+            mac: text("mac").map(|mac| mac.parse().map_err(|_| wrong("mac"))).transpose()?,
+            address: text("address").map(|address| address.parse().map_err(|_| wrong("address"))).transpose()?,
+            spoofing: net.get("spoofing").and_then(toml::Value::as_bool).unwrap_or_default(),
+            ..Wish::default()
+        });
     }
-    let hash = vm.bytes().fold(5381u32, |hash, byte| hash.wrapping_mul(33) ^ u32::from(byte));
-    format!("fv-{hash:08x}-{index}")
+    Ok(ports)
 }
 
 /// Writes a VM's `vm.toml`: mirrors become their devices, segments TAP interfaces.
@@ -269,23 +271,13 @@ fn describe_vm(config: &NodeConfig, infra: &Infra, vm: &VmSettings, place: &VmPl
         if let Some(net) = net.as_table_mut()
             && net.remove("segment").is_some()
         {
-            net.insert("tap".into(), tap_name(&vm.name, index).into());
+            net.remove("address");
+            net.remove("spoofing");
+            net.insert("tap".into(), interface(&vm.name, index).into());
         }
     }
     let path = place.description();
     let fail = |error| NodeError::File(path.clone(), "write", error);
     std::fs::create_dir_all(config.vms()).map_err(fail)?;
     std::fs::write(&path, format!("# Written by ferro node from infra.toml.\n{table}")).map_err(fail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::tap_name;
-
-    #[test]
-    fn interfaces_have_short_names_that_differ() {
-        assert_eq!(tap_name("web", 0), "fv-web-0");
-        let (a, b) = (tap_name("a-machine-with-a-long-name", 0), tap_name("a-machine-with-a-long-nam", 0));
-        assert!(a.len() <= 15 && a != b);
-    }
 }

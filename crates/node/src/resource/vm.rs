@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Resource, Start, Wish};
 use crate::segment;
-use crate::segment::config::Segment;
+use crate::segment::port::Wish as PortWish;
 
 /// How long a VM may take for an answer: on a machine that is short of everything it may be long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -78,8 +78,10 @@ impl VmPlace {
 #[derive(Clone, Debug)]
 pub struct VmResource {
     place: VmPlace,
-    /// TAP interfaces that are there while it runs, and the segments they are in.
-    taps: Vec<(String, Segment)>,
+    /// Ports of segments that are there while it runs.
+    ports: Vec<PortWish>,
+    /// Where it is remembered which segments and ports there are.
+    state: PathBuf,
     /// An operator had stopped it when it was last looked at.
     was_halted: bool,
 }
@@ -100,7 +102,7 @@ fn find_processes(words: &[&str]) -> Vec<Pid> {
 
 /// Shuts a VM down that nobody wants any more, and forgets its description.
 pub(crate) fn retire(place: &VmPlace) {
-    let mut resource = VmResource::new(place.clone(), vec![]);
+    let mut resource = VmResource::new(place.clone(), vec![], PathBuf::new());
     let newest = Arc::new(AtomicU64::new(0));
     let (late, start) = (Arc::clone(&newest), Instant::now());
     let wish = Wish::new(0, newest);
@@ -187,24 +189,25 @@ pub fn qmp(socket: &Path, command: &str, arguments: Value) -> Result<Value, Stri
 }
 
 impl VmResource {
-    /// The VM with its files at `place`.
+    /// The VM with its files at `place`, and ports of the segments that `state` knows.
     #[must_use]
-    pub fn new(place: VmPlace, taps: Vec<(String, Segment)>) -> Self {
-        Self { place, taps, was_halted: false }
+    pub fn new(place: VmPlace, ports: Vec<PortWish>, state: PathBuf) -> Self {
+        Self { place, ports, state, was_halted: false }
     }
 
     /// Plugs the VM's cards in, or takes them out.
     fn plug(&self, there: bool) -> Result<(), String> {
-        if self.taps.is_empty() {
+        if self.ports.is_empty() {
             return Ok(());
         }
         let told = |error: segment::Error| format!("VM {}: {error}", self.place.name);
         let host = segment::Host::open().map_err(told)?;
-        for (name, segment) in &self.taps {
+        for wish in &self.ports {
             if there {
-                segment::tap::add(&host, name, Some(&segment.bridge()), None).map_err(told)?;
+                segment::port::plug(&host, &self.state, wish).map_err(told)?;
             } else {
-                segment::tap::delete(&host, name).map_err(told)?;
+                let interface = segment::port::interface(&wish.vm, wish.card);
+                segment::port::unplug(&host, &self.state, &interface).map_err(told)?;
             }
         }
         Ok(())

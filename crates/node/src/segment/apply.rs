@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::config::Declaration;
 use super::plan::{Made, Observed, Step, Thing, plan, stands};
 use super::state::{State, recall};
-use super::{Error, Host, Kind, Result, bridge, firewall, forwarding, nft};
+use super::{Error, Host, Kind, Result, bridge, firewall, forwarding, nft, port, service};
 
 /// Something that was made, and whether it is as it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,10 +27,10 @@ pub struct Standing {
 /// nft: then nothing was done. A step that failed: then the ones before were undone.
 pub fn bring(host: &Host, declaration: &Declaration, state: &Path, dry_run: bool) -> Result<Vec<Step>> {
     if dry_run {
-        return plan(declaration, &recall(state)?, &observe(host)?);
+        return plan(declaration, &recall(state)?, &observe(host, state)?);
     }
     let mut state = State::open(state)?;
-    let steps = plan(declaration, &state.made, &observe(host)?)?;
+    let steps = plan(declaration, &state.made, &observe(host, &state.folder)?)?;
     refuse_used(host, &steps)?;
     let mut undo: Vec<Step> = vec![];
     for step in &steps {
@@ -59,16 +59,20 @@ pub fn status(host: &Host, state: &Path) -> Result<Vec<Standing>> {
     if made.is_empty() {
         return Ok(vec![]);
     }
-    let observed = observe(host)?;
+    let observed = observe(host, state)?;
     Ok(made.into_iter().map(|made| Standing { stands: stands(&made, &observed), thing: made.thing }).collect())
 }
 
-fn observe(host: &Host) -> Result<Observed> {
+fn observe(host: &Host, state: &Path) -> Result<Observed> {
     let links = host.links()?;
     let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
     let addresses =
         host.addresses()?.into_iter().filter_map(|(index, address)| Some((name(index)?, address))).collect();
+    let plugged = |link: &super::Link| Some((link.name.clone(), name(link.controller?)?));
     Ok(Observed {
+        plugged: links.iter().filter_map(plugged).collect(),
+        checks: nft::has_checks()?,
+        serving: service::is_running(state),
         addresses,
         listing: nft::listing()?,
         forwarding: forwarding::is_on()?,
@@ -78,12 +82,14 @@ fn observe(host: &Host) -> Result<Observed> {
 
 /// A bridge doesn't go away under a VM.
 fn refuse_used(host: &Host, steps: &[Step]) -> Result<()> {
-    let bridges = bridge::list(host)?;
-    for step in steps {
-        if let Step::Remove(Thing::Bridge { name }) = step
-            && let Some(used) = bridges.iter().find(|bridge| bridge.name == *name && !bridge.ports.is_empty())
-        {
-            return Err(Error::InUse { bridge: name.clone(), ports: used.ports.join(", ") });
+    let goes = |port: &String| {
+        steps.iter().any(|step| matches!(step, Step::Remove(Thing::Plug { interface, .. }) if interface == port))
+    };
+    for bridge in bridge::list(host)? {
+        let removed = |step: &Step| matches!(step, Step::Remove(Thing::Bridge { name }) if *name == bridge.name);
+        let ports: Vec<String> = bridge.ports.iter().filter(|port| !goes(port)).cloned().collect();
+        if steps.iter().any(removed) && !ports.is_empty() {
+            return Err(Error::InUse { bridge: bridge.name, ports: ports.join(", ") });
         }
     }
     Ok(())
@@ -93,31 +99,22 @@ fn refuse_used(host: &Host, steps: &[Step]) -> Result<()> {
 fn inverse(step: &Step, made: &[Made]) -> Step {
     match step {
         Step::Remove(thing) => Step::Make(thing.clone()),
-        Step::Make(Thing::Firewall { script }) => {
-            let former = made.iter().find(|made| matches!(made.thing, Thing::Firewall { .. }));
-            former.map_or_else(
-                || Step::Remove(Thing::Firewall { script: script.clone() }),
-                |former| Step::Make(former.thing.clone()),
-            )
+        Step::Make(thing) => {
+            let former = made.iter().find(|made| thing.is_in_place_of(&made.thing));
+            former.map_or_else(|| Step::Remove(thing.clone()), |former| Step::Make(former.thing.clone()))
         }
-        Step::Make(thing) if made.iter().any(|made| made.thing == *thing) => Step::Make(thing.clone()),
-        Step::Make(thing) => Step::Remove(thing.clone()),
     }
 }
 
 fn take(host: &Host, step: &Step, state: &mut State) -> Result<()> {
     match step {
         Step::Make(thing) => {
-            let same = |made: &Made| match thing {
-                Thing::Firewall { .. } => matches!(made.thing, Thing::Firewall { .. }),
-                _ => made.thing == *thing,
-            };
-            match state.made.iter_mut().find(|made| same(made)) {
+            match state.made.iter_mut().find(|made| thing.is_in_place_of(&made.thing)) {
                 Some(made) => *made = Made { thing: thing.clone(), listing: String::new() },
                 None => state.made.push(Made { thing: thing.clone(), listing: String::new() }),
             }
             state.save()?;
-            make(host, thing)?;
+            make(host, &state.folder, thing)?;
             if let Thing::Firewall { .. } = thing
                 && let Some(made) = state.made.iter_mut().find(|made| made.thing == *thing)
             {
@@ -127,23 +124,33 @@ fn take(host: &Host, step: &Step, state: &mut State) -> Result<()> {
             Ok(())
         }
         Step::Remove(thing) => {
-            remove(host, thing)?;
+            remove(host, &state.folder, thing)?;
             state.made.retain(|made| made.thing != *thing);
             state.save()
         }
     }
 }
 
-fn make(host: &Host, thing: &Thing) -> Result<()> {
+fn make(host: &Host, state: &Path, thing: &Thing) -> Result<()> {
     match thing {
         Thing::Bridge { name } => bridge::add(host, name, None).map(drop),
         Thing::Address { bridge, address } => bridge::add(host, bridge, Some(*address)).map(drop),
         Thing::Firewall { script } => nft::load(script),
         Thing::Forwarding => forwarding::set(true).map(drop),
+        Thing::Vlan { name, uplink, id } => host.make_vlan(name, uplink, *id),
+        Thing::Plug { interface, bridge } => plug(host, interface, bridge),
+        Thing::Checks { segments } => port::check(host, state, segments),
+        Thing::Services { settings } => service::start(state, settings),
     }
 }
 
-fn remove(host: &Host, thing: &Thing) -> Result<()> {
+fn plug(host: &Host, interface: &str, bridge: &str) -> Result<()> {
+    let port = host.find(interface)?.ok_or_else(|| Error::Unknown(interface.to_owned()))?;
+    host.plug(&port, &bridge::get(host, bridge)?)?;
+    host.switch_on(&port)
+}
+
+fn remove(host: &Host, state: &Path, thing: &Thing) -> Result<()> {
     match thing {
         Thing::Bridge { name } => bridge::delete(host, name).map(drop),
         Thing::Address { bridge, address } => match host.find(bridge)? {
@@ -152,5 +159,12 @@ fn remove(host: &Host, thing: &Thing) -> Result<()> {
         },
         Thing::Firewall { .. } => nft::load(&firewall::clear()),
         Thing::Forwarding => forwarding::set(false).map(drop),
+        Thing::Vlan { name, .. } => host.find(name)?.map_or(Ok(()), |link| host.delete_link(&link)),
+        Thing::Plug { interface, bridge } => match (host.find(interface)?, host.find(bridge)?) {
+            (Some(port), Some(bridge)) if port.controller == Some(bridge.index) => host.unplug(&port),
+            _ => Ok(()),
+        },
+        Thing::Checks { .. } => port::check(host, state, &[]),
+        Thing::Services { .. } => service::stop(state),
     }
 }

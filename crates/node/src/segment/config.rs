@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use super::bridge::check_name;
 use super::rule::{Endpoint, Rule};
+use super::service::settings::{AddressRange, Reservation, RouteTo, Services};
+use crate::cluster::Span;
 
 /// Why a declaration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,7 @@ pub enum ConfigError {
 }
 
 /// All segments of a host, and what may pass between them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Declaration {
     /// The segments.
@@ -57,6 +59,9 @@ pub struct Declaration {
     /// What may pass: everything else between segments may not.
     #[serde(default)]
     pub rules: Vec<Rule>,
+    /// DNS servers that are asked what isn't known here; the host's own (`/etc/resolv.conf`) if not given.
+    #[serde(default)]
+    pub upstreams: Vec<std::net::IpAddr>,
 }
 
 /// A virtual network: a bridge with a subnet.
@@ -74,6 +79,31 @@ pub struct Segment {
     /// Whether what leaves to networks that aren't segments takes the host's address, and may leave.
     #[serde(default)]
     pub nat: bool,
+    /// Addresses that are given by DHCP; nobody answers DHCP without.
+    pub dhcp: Option<AddressRange>,
+    /// For how long an address is given; 1 h if not said.
+    pub lease: Option<Span>,
+    /// The domain of its hosts' names.
+    pub domain: Option<String>,
+    /// Name servers that DHCP tells of; the gateway if not given.
+    #[serde(default)]
+    pub dns: Vec<Ipv4Addr>,
+    /// Time servers that DHCP tells of.
+    #[serde(default)]
+    pub ntp: Vec<Ipv4Addr>,
+    /// Routes that DHCP tells of.
+    #[serde(default)]
+    pub routes: Vec<RouteTo>,
+    /// Hosts that always get the same address.
+    #[serde(default, rename = "reservation")]
+    pub reservations: Vec<Reservation>,
+    /// Whether its hosts reach the host and other networks, but not each other.
+    #[serde(default)]
+    pub isolated: bool,
+    /// An interface of the host by which the segment goes on outside.
+    pub uplink: Option<String>,
+    /// The tag of its frames there (IEEE 802.1Q), 1 to 4094; none if not given.
+    pub vlan: Option<u16>,
 }
 
 impl Segment {
@@ -87,6 +117,22 @@ impl Segment {
     #[must_use]
     pub fn bridge(&self) -> String {
         self.bridge.clone().unwrap_or_else(|| format!("ferro-{}", self.name))
+    }
+
+    /// The interface that is plugged into the bridge for the outside: the uplink, or its VLAN.
+    #[must_use]
+    pub fn outside(&self) -> Option<String> {
+        let uplink = self.uplink.as_ref()?;
+        Some(self.vlan.map_or_else(|| uplink.clone(), |id| format!("{uplink}.{id}")))
+    }
+
+    fn check_uplink(&self) -> Result<(), String> {
+        match (&self.uplink, self.vlan) {
+            (None, Some(_)) => return Err("vlan needs an uplink".into()),
+            (_, Some(id)) if !(1..=4094).contains(&id) => return Err(format!("the vlan {id} is not in 1 to 4094")),
+            _ => {}
+        }
+        self.outside().map_or(Ok(()), |name| check_name(&name).map_err(|error| error.to_string()))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -113,7 +159,7 @@ impl Segment {
         if !self.subnet.contains(&gateway) || gateway == self.subnet.network() || gateway == self.subnet.broadcast() {
             return Err(format!("the gateway {gateway} is no host's address in {}", self.subnet));
         }
-        Ok(())
+        self.check_uplink()
     }
 }
 
@@ -146,6 +192,12 @@ impl Declaration {
                 if other.bridge() == segment.bridge() {
                     return Err(wrong(format!("has the bridge {} of segment {}", segment.bridge(), other.name)));
                 }
+                if other.domain.is_some() && other.domain == segment.domain {
+                    return Err(wrong(format!("has the domain of segment {}", other.name)));
+                }
+                if other.outside().is_some() && other.outside() == segment.outside() {
+                    return Err(wrong(format!("has the uplink of segment {}: give one of them a vlan", other.name)));
+                }
                 if other.subnet.contains(&segment.subnet) || segment.subnet.contains(&other.subnet) {
                     let overlap = format!("the subnet {} overlaps {} of {}", segment.subnet, other.subnet, other.name);
                     return Err(wrong(overlap));
@@ -159,7 +211,7 @@ impl Declaration {
                 }
             }
         }
-        Ok(())
+        Services::of(self).check().map_err(|(segment, problem)| ConfigError::Segment { segment, problem })
     }
 }
 
@@ -195,6 +247,16 @@ mod tests {
             ("[[segment]]\nname = \"dmz\"\nsubnet = \"10.1.0.0/24\"\ncolour = 1", "unknown field"),
             (&format!("{dmz}{dmz}"), "declared twice"),
             (&format!("{dmz}[[segment]]\nname = \"lan\"\nsubnet = \"10.0.0.0/8\""), "overlaps"),
+            (&format!("{dmz}dhcp = \"10.1.0.9\""), "no range"),
+            (&format!("{dmz}dhcp = \"10.1.0.9-10.1.1.9\""), "not within 10.1.0.0/24"),
+            (&format!("{dmz}vlan = 7"), "needs an uplink"),
+            (&format!("{dmz}domain = \"a..b\""), "is no domain"),
+            (&format!("{dmz}[[segment.reservation]]\naddress = \"10.1.0.9\""), "either vm or mac"),
+            (&format!("{dmz}dhcp = \"10.1.0.9-10.1.0.20\"\nlease = \"1s\""), "60 seconds"),
+            (
+                &format!("{dmz}[[segment.reservation]]\nvm = \"web\"\naddress = \"10.2.0.9\""),
+                "no host's address in the subnet",
+            ),
             (&format!("rules = [\"lan -> dmz any\"]\n{dmz}"), "no segment of this file"),
         ] {
             let complaint = read(text).unwrap_err();

@@ -101,6 +101,43 @@ pub enum Error {
         /// What it is, with an article.
         what: String,
     },
+    /// No such segment is up.
+    #[error("there is no segment {name} up{}: `ferro net up SEGMENTS.TOML` brings declared ones up", list(known))]
+    NoSegment {
+        /// The name.
+        name: String,
+        /// Those that are up, listed.
+        known: String,
+    },
+    /// The interface isn't a port of a segment.
+    #[error("{0} is no port of a segment; `ferro net tap delete` deletes any TAP interface")]
+    NoPort(String),
+    /// Two ports would have one card's address.
+    #[error(
+        "another port of segment {segment} has the card's address {mac} already: give one of the two VMs another name or mac"
+    )]
+    SameCard {
+        /// The card's address.
+        mac: String,
+        /// The segment.
+        segment: String,
+    },
+    /// The interface has addresses, which a bridge's port can't use.
+    #[error(
+        "{interface} has the address {address}, which stops working when it is an uplink: take the address away, or give the segment a vlan"
+    )]
+    UplinkInUse {
+        /// The interface.
+        interface: String,
+        /// Its address.
+        address: String,
+    },
+    /// The kernel has no VLANs.
+    #[error("this kernel has no VLANs (module 8021q), which segment interface {0} needs")]
+    NoVlan(String),
+    /// The process that answers DHCP and DNS can't do it.
+    #[error("DHCP and DNS: {0}")]
+    Service(String),
     /// Another process is changing the segments.
     #[error("another process is changing the segments (it holds {})", .0.display())]
     Busy(PathBuf),
@@ -112,6 +149,10 @@ pub enum Error {
         /// Where and what.
         source: serde_json::Error,
     },
+}
+
+fn list(known: &str) -> String {
+    if known.is_empty() { String::new() } else { format!(" (there are: {known})") }
 }
 
 impl Error {

@@ -9,7 +9,7 @@ use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVlan, RouteMessageBuilder};
 use serde::Serialize;
 
 use super::{Error, Result};
@@ -151,6 +151,26 @@ impl Host {
     pub(super) fn switch_on(&self, link: &Link) -> Result<()> {
         let message = LinkUnspec::new_with_index(link.index).up().build();
         self.ask(format!("switch {} on", link.name), self.handle.link().set(message).execute())
+    }
+
+    /// Makes a VLAN of a physical interface and switches both on.
+    pub(super) fn make_vlan(&self, name: &str, uplink: &str, id: u16) -> Result<()> {
+        let parent = self.find(uplink)?.ok_or_else(|| Error::Unknown(uplink.to_owned()))?;
+        let message = LinkVlan::new(name, parent.index, id).up().build();
+        match self.ask(format!("make VLAN {id} of {uplink}"), self.handle.link().add(message).execute()) {
+            Err(Error::Host { source, .. })
+                if source.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) =>
+            {
+                return Err(Error::NoVlan(name.to_owned()));
+            }
+            other => other?,
+        }
+        self.switch_on(&parent)
+    }
+
+    pub(super) fn unplug(&self, port: &Link) -> Result<()> {
+        let message = LinkUnspec::new_with_index(port.index).nocontroller().build();
+        self.ask(format!("take {} out of its bridge", port.name), self.handle.link().set(message).execute())
     }
 
     pub(super) fn plug(&self, port: &Link, bridge: &Link) -> Result<()> {

@@ -13,6 +13,14 @@ pub(super) fn load(script: &str) -> Result<()> {
     run(&["-f", "-"], script).map(drop)
 }
 
+/// Whether there is a table of checks of ports.
+///
+/// # Errors
+/// What nft complained of.
+pub(super) fn has_checks() -> Result<bool> {
+    Ok(run(&["list", "tables"], "")?.lines().any(|line| line == "table bridge ferro"))
+}
+
 /// Our table as nft lists it, without counters; empty if there is none.
 ///
 /// # Errors

@@ -6,8 +6,10 @@ use std::fmt;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::config::Declaration;
+use super::config::{Declaration, Segment};
 use super::firewall;
+use super::port::Policy;
+use super::service::settings::Services;
 use super::{Error, Result};
 
 /// Something that a declaration wants on the host.
@@ -33,6 +35,44 @@ pub enum Thing {
     },
     /// Packets are passed on between networks.
     Forwarding,
+    /// A VLAN of a physical interface (IEEE 802.1Q), switched on.
+    Vlan {
+        /// Its name.
+        name: String,
+        /// The physical interface.
+        uplink: String,
+        /// Its tag.
+        id: u16,
+    },
+    /// An interface by which a segment goes on outside.
+    Plug {
+        /// The interface.
+        interface: String,
+        /// The bridge it is plugged into.
+        bridge: String,
+    },
+    /// Checks of what the segments' ports send.
+    Checks {
+        /// The segments.
+        segments: Vec<Policy>,
+    },
+    /// The process that answers DHCP and DNS.
+    Services {
+        /// What it has to know.
+        settings: Services,
+    },
+}
+
+impl Thing {
+    /// Whether there is one of the kind at most, so that a new one replaces the old one in place.
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(self, Self::Firewall { .. } | Self::Checks { .. } | Self::Services { .. })
+    }
+
+    /// Whether the two are the same, or one of a kind of which there is one at most.
+    pub(super) fn is_in_place_of(&self, other: &Self) -> bool {
+        self == other || (self.is_alone() && std::mem::discriminant(self) == std::mem::discriminant(other))
+    }
 }
 
 /// Something that was made, and is to be unmade one day.
@@ -56,6 +96,12 @@ pub struct Observed {
     pub listing: String,
     /// Whether packets are passed on.
     pub forwarding: bool,
+    /// Every interface that is plugged into a bridge, and that.
+    pub plugged: Vec<(String, String)>,
+    /// Whether there is a table of checks.
+    pub checks: bool,
+    /// Whether the process that answers DHCP and DNS runs.
+    pub serving: bool,
 }
 
 /// One step.
@@ -75,6 +121,13 @@ impl fmt::Display for Thing {
             Self::Address { bridge, address } => write!(f, "address {address} on {bridge}"),
             Self::Firewall { .. } => f.write_str("firewall table inet ferro"),
             Self::Forwarding => f.write_str("forwarding of IPv4 packets"),
+            Self::Vlan { name, uplink, id } => write!(f, "VLAN {id} of {uplink}: {name}"),
+            Self::Plug { interface, bridge } => write!(f, "{interface} in bridge {bridge}"),
+            Self::Checks { .. } => f.write_str("checks of ports, table bridge ferro"),
+            Self::Services { settings } => {
+                let names: Vec<&str> = settings.segments.iter().map(|segment| segment.name.as_str()).collect();
+                write!(f, "DHCP and DNS for {}", names.join(", "))
+            }
         }
     }
 }
@@ -100,7 +153,27 @@ fn wanted(declaration: &Declaration) -> Vec<Thing> {
         things.push(Thing::Bridge { name: bridge.clone() });
         things.push(Thing::Address { bridge, address });
     }
+    let policy = |segment: &Segment| Policy {
+        name: segment.name.clone(),
+        bridge: segment.bridge(),
+        gateway: segment.gateway(),
+        gives: segment.dhcp.is_some(),
+        isolated: segment.isolated,
+        reserved: segment.reservations.iter().filter_map(|one| Some((one.card()?, one.address))).collect(),
+    };
+    things.push(Thing::Checks { segments: declaration.segments.iter().map(policy).collect() });
+    for segment in &declaration.segments {
+        let (Some(uplink), Some(interface)) = (&segment.uplink, segment.outside()) else { continue };
+        if let Some(id) = segment.vlan {
+            things.push(Thing::Vlan { name: interface.clone(), uplink: uplink.clone(), id });
+        }
+        things.push(Thing::Plug { interface, bridge: segment.bridge() });
+    }
     things.push(Thing::Forwarding);
+    let settings = Services::of(declaration);
+    if !settings.segments.is_empty() {
+        things.push(Thing::Services { settings });
+    }
     things
 }
 
@@ -111,6 +184,10 @@ pub(super) fn stands(made: &Made, observed: &Observed) -> bool {
         Thing::Address { bridge, address } => observed.addresses.contains(&(bridge.clone(), *address)),
         Thing::Firewall { .. } => !made.listing.is_empty() && observed.listing == made.listing,
         Thing::Forwarding => observed.forwarding,
+        Thing::Vlan { name, .. } => observed.links.iter().any(|(link, _)| link == name),
+        Thing::Plug { interface, bridge } => observed.plugged.contains(&(interface.clone(), bridge.clone())),
+        Thing::Checks { .. } => observed.checks,
+        Thing::Services { .. } => observed.serving,
     }
 }
 
@@ -123,7 +200,10 @@ pub fn plan(declaration: &Declaration, made: &[Made], observed: &Observed) -> Re
     let is_wanted = |made: &Made| wanted.contains(&made.thing);
     let gone = made.iter().rev().filter(|made| !is_wanted(made)).map(|made| Step::Remove(made.thing.clone()));
     // A new firewall replaces the old one in one transaction; between them nothing would be kept apart.
-    let replaced = |step: &Step| matches!(step, Step::Remove(Thing::Firewall { .. })) && !wanted.is_empty();
+    let replaced = |step: &Step| match step {
+        Step::Remove(thing) => wanted.iter().any(|other| other.is_in_place_of(thing)),
+        Step::Make(_) => false,
+    };
     let mut steps: Vec<Step> = gone.filter(|step| !replaced(step)).collect();
     for thing in wanted {
         let known = made.iter().find(|made| made.thing == thing);
@@ -159,6 +239,19 @@ fn in_the_way(thing: &Thing, made: &[Made], observed: &Observed) -> Result<()> {
                 })
             })
         }
+        Thing::Vlan { name, .. } if observed.links.iter().any(|(link, _)| link == name) => {
+            Err(Error::Foreign { what: format!("an interface {name}") })
+        }
+        Thing::Plug { interface, bridge } => {
+            if let Some((_, other)) = observed.plugged.iter().find(|(link, other)| link == interface && other != bridge)
+            {
+                return Err(Error::AnotherBridge { name: interface.clone(), bridge: other.clone() });
+            }
+            if let Some((_, address)) = observed.addresses.iter().find(|(link, _)| link == interface) {
+                return Err(Error::UplinkInUse { interface: interface.clone(), address: address.to_string() });
+            }
+            Ok(())
+        }
         Thing::Firewall { .. } => {
             let ours = made.iter().any(|made| matches!(made.thing, Thing::Firewall { .. }));
             if ours || observed.listing.is_empty() {
@@ -191,6 +284,10 @@ mod tests {
                         Thing::Address { address, .. } => observed.addresses.retain(|(_, other)| other != address),
                         Thing::Firewall { .. } => observed.listing.clear(),
                         Thing::Forwarding => observed.forwarding = false,
+                        Thing::Checks { .. } => observed.checks = false,
+                        Thing::Services { .. } => observed.serving = false,
+                        Thing::Plug { interface, .. } => observed.plugged.retain(|(link, _)| link != interface),
+                        Thing::Vlan { name, .. } => observed.links.retain(|(link, _)| link != name),
                     }
                 }
                 Step::Make(thing) => {
@@ -198,13 +295,17 @@ mod tests {
                     match thing {
                         Thing::Bridge { name } => observed.links.push((name.clone(), true)),
                         Thing::Address { bridge, address } => observed.addresses.push((bridge.clone(), *address)),
+                        Thing::Checks { .. } => observed.checks = true,
+                        Thing::Services { .. } => observed.serving = true,
+                        Thing::Plug { interface, bridge } => observed.plugged.push((interface.clone(), bridge.clone())),
+                        Thing::Vlan { name, .. } => observed.links.push((name.clone(), true)),
                         Thing::Firewall { script } => {
-                            made.retain(|made| !matches!(made.thing, Thing::Firewall { .. }));
                             observed.listing.clone_from(script);
                             listing.clone_from(script);
                         }
                         Thing::Forwarding => observed.forwarding = true,
                     }
+                    made.retain(|made| !thing.is_in_place_of(&made.thing));
                     made.push(Made { thing: thing.clone(), listing });
                 }
             }
@@ -232,7 +333,46 @@ mod tests {
             after(&plan(&declaration, &[], &Observed::default()).unwrap(), &[], &Observed::default());
         let steps = plan(&declared(&[("dmz", "10.1.0.0/24")]), &made, &observed).unwrap();
         let told: Vec<String> = steps.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["- address 10.2.0.1/24 on ferro-lan", "- bridge ferro-lan", "+ firewall table inet ferro"]);
+        assert_eq!(
+            told,
+            [
+                "- address 10.2.0.1/24 on ferro-lan",
+                "- bridge ferro-lan",
+                "+ firewall table inet ferro",
+                "+ checks of ports, table bridge ferro"
+            ]
+        );
+    }
+
+    #[test]
+    fn services_start_last_and_an_uplink_comes_after_its_vlan() {
+        let text = r#"
+            [[segment]]
+            name = "lan"
+            subnet = "10.2.0.0/24"
+            dhcp = "10.2.0.100-10.2.0.199"
+            uplink = "eth1"
+            vlan = 7
+        "#;
+        let declaration: Declaration = toml::from_str(text).unwrap();
+        let steps = plan(&declaration, &[], &Observed::default()).unwrap();
+        let told: Vec<String> = steps.iter().map(ToString::to_string).collect();
+        let last = [
+            "+ VLAN 7 of eth1: eth1.7",
+            "+ eth1.7 in bridge ferro-lan",
+            "+ forwarding of IPv4 packets",
+            "+ DHCP and DNS for lan",
+        ];
+        assert_eq!(told[told.len() - 4..], last);
+        let (made, observed) = after(&steps, &[], &Observed::default());
+        assert_eq!(plan(&declaration, &made, &observed).unwrap(), []);
+        let plain: Declaration = toml::from_str(&text.replace("vlan = 7", "")).unwrap();
+        for observed in [
+            Observed { plugged: vec![("eth1".into(), "br9".into())], ..Observed::default() },
+            Observed { addresses: vec![("eth1".into(), "192.168.1.2/24".parse().unwrap())], ..Observed::default() },
+        ] {
+            assert!(plan(&plain, &[], &observed).is_err());
+        }
     }
 
     #[test]

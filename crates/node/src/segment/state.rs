@@ -14,7 +14,7 @@ const LOCK: &str = "segments.lock";
 /// The memory, held until dropped.
 #[derive(Debug)]
 pub(super) struct State {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// What was made, in that order.
     pub(super) made: Vec<Made>,
     /// Locked while this lives.
@@ -47,6 +47,8 @@ impl State {
         let save = || -> io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
             serde_json::to_writer_pretty(&mut file, &self.made)?;
+            // Everybody may know which segments there are.
+            file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
             file.flush()?;
             file.as_file().sync_all()?;
             file.persist(self.folder.join(FILE))?;
