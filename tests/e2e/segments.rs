@@ -156,6 +156,8 @@ subnet = "10.2.0.0/24"
 name = "lan"
 subnet = "10.3.0.0/24"
 nat = true
+domain = "lan.example.it"
+dhcp = "10.3.0.100-10.3.0.199"
 "#;
 
 /// A folder with a declaration, and the words of `ferro net` for it.
