@@ -4,6 +4,7 @@ mod disk;
 mod failover;
 mod guest;
 mod img;
+mod net;
 mod snapshot;
 mod start;
 mod vnc;
@@ -33,6 +34,8 @@ enum What {
     Vnc(guest::GuestArgs),
     /// Saving and loading a running VM, beside QEMU's TCG
     Snapshot(guest::GuestArgs),
+    /// Networks: DNS queries and DHCP exchanges beside dnsmasq, TAP and user networking beside QEMU's TCG
+    Net(net::NetArgs),
     /// How long a floating address is away when its machine is cut off, beside keepalived
     Failover(guest::GuestArgs),
 }
@@ -47,6 +50,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Disk(args) => disk::run(args),
         What::Vnc(args) => vnc::run(args),
         What::Snapshot(args) => snapshot::run(args),
+        What::Net(args) => net::run(args),
         What::Failover(args) => failover::run(args),
     }
 }

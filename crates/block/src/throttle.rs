@@ -3,7 +3,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::storage::DirectRange;
@@ -120,19 +120,31 @@ impl Buckets {
     }
 }
 
+/// Limits that several storages have together.
+pub struct ThrottleGroup(Mutex<Buckets>);
+
+impl ThrottleGroup {
+    /// A group nobody has joined yet.
+    pub fn new(options: ThrottleOptions) -> Self {
+        Self(Mutex::new(Buckets::new(&options)))
+    }
+}
+
 /// Storage with limits, which may be changed while it is used.
 pub struct Throttle {
     below: Arc<dyn Storage>,
     /// Whether there is any limit.
     limited: AtomicBool,
     buckets: Mutex<Buckets>,
+    /// Beside its own.
+    group: OnceLock<Arc<ThrottleGroup>>,
 }
 
 impl Throttle {
     /// Puts limits on `below`.
     pub fn new(below: Arc<dyn Storage>, options: ThrottleOptions) -> Self {
         let limited = AtomicBool::new(options != ThrottleOptions::default());
-        Self { below, limited, buckets: Mutex::new(Buckets::new(&options)) }
+        Self { below, limited, buckets: Mutex::new(Buckets::new(&options)), group: OnceLock::new() }
     }
 
     /// Replaces the limits. Requests that wait already go on waiting for as long as they had to.
@@ -141,11 +153,19 @@ impl Throttle {
         self.limited.store(options != ThrottleOptions::default(), Ordering::Release);
     }
 
+    /// Has its requests count among those of a group; once.
+    pub fn join(&self, group: Arc<ThrottleGroup>) {
+        // It stays in the first.
+        let _ = self.group.set(group);
+    }
+
     fn wait(&self, direction: Direction, bytes: u64) {
-        if !self.limited.load(Ordering::Acquire) {
-            return;
+        let take =
+            |buckets: &Mutex<Buckets>| buckets.lock().unwrap_or_else(PoisonError::into_inner).take(direction, bytes);
+        let mut delay = self.group.get().map_or(Duration::ZERO, |group| take(&group.0));
+        if self.limited.load(Ordering::Acquire) {
+            delay = delay.max(take(&self.buckets));
         }
-        let delay = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).take(direction, bytes);
         if delay > Duration::ZERO {
             std::thread::sleep(delay);
         }
@@ -252,6 +272,22 @@ mod tests {
             disk.read_at(&mut [0; 512], 0).expect("read");
         }
         assert!(start.elapsed() > Duration::from_millis(60));
+    }
+
+    #[test]
+    fn a_group_shares_what_it_has() {
+        let requests = Some(Rate { per_second: 100, burst: 1 });
+        let group = Arc::new(ThrottleGroup::new(ThrottleOptions { requests, ..ThrottleOptions::default() }));
+        let disks = [0, 1].map(|_| {
+            let disk = Throttle::new(Arc::new(crate::MemoryStorage::new(4096)), ThrottleOptions::default());
+            disk.join(group.clone());
+            disk
+        });
+        let start = Instant::now();
+        for turn in 0..20 {
+            disks[turn % 2].read_at(&mut [0; 512], 0).expect("read");
+        }
+        assert!(start.elapsed() > Duration::from_millis(120));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use ferro_machine::{
-    Accelerator, AudioTarget, BootOrder, ClockSource, DiskDescription, DiskImage, GdbAddress, MemorySize,
-    MonitorTarget, NetBackend, NetDescription, Outcome, SandboxDescription, SerialTarget, VmDescription, VncTarget,
+    Accelerator, AudioTarget, BootOrder, ClockSource, DiskDescription, DiskImage, GdbAddress, LimitDescription,
+    MemorySize, MonitorTarget, NetBackend, NetDescription, Outcome, SandboxDescription, SerialTarget, VmDescription,
+    VncTarget,
 };
 
 use ferro_node::segment::port::{self, Wish};
@@ -66,6 +67,10 @@ pub(crate) struct RunArgs {
     /// A network card: segment=NAME, tap=NAME or user[,hostfwd=tcp:127.0.0.1:8080-:80][,net=N/P][,restrict=on], then [,mac=A][,model=virtio][,queues=N][,offload=off][,rate=R][,rate-in=R][,rate-out=R] (R in bits a second, such as 10M)
     #[arg(long = "net", value_name = "WHERE[,…]")]
     nets: Vec<NetDescription>,
+    /// How much of the host it may have: cpu=50%[,shares=N][,memory=SIZE][,iops=N][,bps=N][,rate=R]; cpu in hundredths of one
+    /// processor, shares beside others' 100, iops and bps (bytes) of all disks, rate (bits) of all network cards
+    #[arg(long = "limit", value_name = "WHAT=N[,…]")]
+    limits: Option<LimitDescription>,
     /// Give it a tablet (virtio input), by which a VNC viewer's pointer and the guest's are at the same place
     #[arg(long)]
     tablet: bool,
@@ -150,6 +155,7 @@ impl RunArgs {
         vm.disks.extend(self.disks);
         vm.disks.extend(self.cdroms.into_iter().map(|file| DiskDescription::cdrom_from_flag(&file)));
         vm.nets.extend(self.nets);
+        vm.limits.extend(&self.limits.unwrap_or_default());
         vm.vnc = self.vnc.or(vm.vnc);
         vm.gdb = self.gdb.or(vm.gdb);
         vm.paused |= self.paused;

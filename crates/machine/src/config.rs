@@ -1,5 +1,6 @@
 //! `vm.toml`: a VM's description as a file. Its keys are the names of `ferro run`'s flags.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -27,6 +28,8 @@ struct File {
     disk: Vec<Disk>,
     #[serde(default)]
     net: Vec<Net>,
+    #[serde(default)]
+    limits: BTreeMap<String, toml::Value>,
     tablet: Option<bool>,
     audio: Option<String>,
     serial: Option<String>,
@@ -183,6 +186,11 @@ impl File {
         }
         let in_folder = |file: String| if file == "none" { file } else { in_folder(folder, &file) };
         vm.disks.extend(self.cdrom.map(|file| DiskDescription::cdrom_from_flag(&in_folder(file))));
+        for (key, value) in self.limits {
+            // Numbers may be written as such.
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            vm.limits.set(&key, &text).map_err(refuse("limits"))?;
+        }
         for net in self.net {
             vm.nets.push(net.describe().map_err(refuse("net"))?);
         }
@@ -274,6 +282,7 @@ mod tests {
             append = "console=ttyS0"
             serial = "stdio"
             no-reboot = true
+            limits = { cpu = "50%", shares = 20, rate = "10M" }
             vnc = ":3,password-file=secret"
             [[disk]]
             file = "root.qcow2"
@@ -289,6 +298,7 @@ mod tests {
         .unwrap();
         assert_eq!((vm.name.as_str(), vm.memory, vm.cpus), ("web", MemorySize(512 << 20), 2));
         assert_eq!((vm.accelerator, vm.serial, vm.no_reboot), (Accelerator::Soft, SerialTarget::Stdio, true));
+        assert_eq!((vm.limits.cpu, vm.limits.shares), (Some(50), Some(20)));
         assert_eq!(vm.kernel.as_deref(), Some(Path::new("/vms/vmlinuz")));
         assert_eq!((vm.disks[0].file.as_str(), vm.disks[0].read_only), ("/vms/root.qcow2", true));
         let vnc = vm.vnc.unwrap();

@@ -58,6 +58,8 @@ struct State {
     after_still: Option<u64>,
     /// A state was half taken over: it doesn't run until it has a whole one.
     broken: bool,
+    /// The vCPUs have used their processor time for now.
+    rationed: bool,
 }
 
 /// The handle to a VM's vCPU threads.
@@ -95,6 +97,7 @@ impl Control {
             still: false,
             after_still: None,
             broken: false,
+            rationed: false,
         });
         let (events, whole) = (Mutex::new(events), Mutex::default());
         (Arc::new(Self { vm, state, changed: Condvar::new(), jobs, events, whole }), queues)
@@ -256,6 +259,25 @@ impl Control {
         self.set_phase(Phase::Paused);
     }
 
+    /// Holds the vCPUs where they are, or lets them go on; the VM counts as running all the same.
+    pub(crate) fn ration(&self, rationed: bool) {
+        let mut state = lock(&self.state);
+        if state.rationed == rationed {
+            return;
+        }
+        state.rationed = rationed;
+        drop(state);
+        self.changed.notify_all();
+        if rationed {
+            (0..self.vcpus()).for_each(|vcpu| self.vm.kick(vcpu));
+        }
+    }
+
+    /// Whether the VM has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.state).phase == Phase::Ended
+    }
+
     /// Ends all vCPU threads.
     pub(crate) fn end(&self) {
         self.set_phase(Phase::Ended);
@@ -298,7 +320,7 @@ impl Control {
                 self.changed.notify_all();
             }
             match state.phase {
-                Phase::Running if !park => return Turn::Run,
+                Phase::Running if !park && !state.rationed => return Turn::Run,
                 Phase::Ended => return Turn::End,
                 Phase::Paused | Phase::Running => drop(self.changed.wait(state)),
             }

@@ -3,6 +3,7 @@
 
 mod disk;
 mod execution;
+mod limit;
 mod net;
 mod options;
 mod place;
@@ -17,6 +18,7 @@ use crate::vnc::VncTarget;
 
 pub use disk::{DiskDescription, DiskInterface};
 pub use execution::{Accelerator, ClockSource, MemorySize};
+pub use limit::LimitDescription;
 pub use net::{MacAddress, NetBackend, NetDescription, NetOptions, Rate, stable_mac};
 pub use place::{GdbAddress, MonitorTarget, SerialTarget};
 pub use user_net::{Forward, Transport, UserNet};
@@ -67,6 +69,8 @@ pub struct VmDescription {
     pub disks: Vec<DiskDescription>,
     /// Network cards, in order.
     pub nets: Vec<NetDescription>,
+    /// How much of the host it may have.
+    pub limits: LimitDescription,
     /// Whether there is a tablet (virtio input): a pointer at absolute positions.
     pub tablet: bool,
     /// Where sound goes.
@@ -110,6 +114,7 @@ impl Default for VmDescription {
             boot: BootOrder::default(),
             vga: None,
             disks: vec![],
+            limits: LimitDescription::default(),
             nets: vec![],
             tablet: false,
             audio: AudioTarget::default(),
@@ -137,6 +142,7 @@ impl VmDescription {
         if !(1..=64).contains(&self.cpus) {
             return refuse(&self.cpus.to_string(), "a VM has 1 to 64 vCPUs (--cpus)");
         }
+        self.limits.check(self.memory)?;
         if self.clock == ClockSource::Icount && self.cpus != 1 {
             return refuse(&self.cpus.to_string(), "--clock icount needs --cpus 1: with more, runs don't repeat");
         }

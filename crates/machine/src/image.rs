@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ferro_block::image::{Format, ImageSpec, OpenMode, Secrets};
 use ferro_block::jobs::{self, Watch};
 use ferro_block::qcow2::{self, CreateOptions, Files, OpenOptions, Qcow2};
-use ferro_block::throttle::{Throttle, ThrottleOptions};
+use ferro_block::throttle::{Throttle, ThrottleGroup, ThrottleOptions};
 use ferro_block::{Error, FileOptions, FileStorage, Storage, Switch};
 
 use crate::description::DiskDescription;
@@ -146,6 +146,12 @@ impl DiskImage {
     }
 
     /// Sets the limits.
+    /// Its requests count among those of a group.
+    pub(crate) fn join(&self, group: &Arc<ThrottleGroup>) {
+        self.throttle.join(group.clone());
+    }
+
+    /// Sets its own limits.
     pub(crate) fn limit(&self, options: ThrottleOptions) {
         self.throttle.set(options);
     }

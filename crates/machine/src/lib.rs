@@ -15,6 +15,7 @@ mod handle;
 mod image;
 mod io_thread;
 mod layout;
+mod limit;
 mod log;
 mod memory_map;
 mod monitor;
@@ -34,9 +35,9 @@ pub use boot_order::{BootDevice, BootOrder};
 pub use config::ConfigError;
 pub use control::{Control, Event};
 pub use description::{
-    Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, Forward, GdbAddress, MacAddress,
-    MemorySize, MonitorTarget, NetBackend, NetDescription, NetOptions, Rate, SerialTarget, Transport, UserNet,
-    VmDescription, stable_mac,
+    Accelerator, ClockSource, DescriptionError, DiskDescription, DiskInterface, Forward, GdbAddress, LimitDescription,
+    MacAddress, MemorySize, MonitorTarget, NetBackend, NetDescription, NetOptions, Rate, SerialTarget, Transport,
+    UserNet, VmDescription, stable_mac,
 };
 pub use ferro_devices::ide::{MediumState, TrayError};
 pub use ferro_devices::ps2::{Buttons, Key};

@@ -17,6 +17,8 @@ use crate::bus::{Shared, lock};
 use crate::control::Control;
 use crate::description::{NetBackend, NetDescription};
 
+pub(crate) use rate::SharedRate;
+
 /// What was opened for a card.
 pub(crate) enum Plug {
     Tap(Arc<tap::Tap>),
@@ -27,11 +29,14 @@ pub(crate) enum Plug {
 ///
 /// # Errors
 /// What couldn't be had, as a verb phrase, and what the host said.
-pub(crate) fn open(net: &NetDescription) -> Result<(Plug, Box<dyn FrameSink>), (String, io::Error)> {
+pub(crate) fn open(
+    net: &NetDescription,
+    shared: &Arc<SharedRate>,
+) -> Result<(Plug, Box<dyn FrameSink>), (String, io::Error)> {
     match &net.backend {
         NetBackend::Tap(name) => {
             let tried = |error| (format!("attach to the TAP interface {name}"), error);
-            let (tap, sink) = tap::Tap::open(name, &net.options).map_err(tried)?;
+            let (tap, sink) = tap::Tap::open(name, &net.options, shared).map_err(tried)?;
             Ok((Plug::Tap(tap), Box::new(sink)))
         }
         NetBackend::Segment { name, interface } => {
@@ -40,12 +45,13 @@ pub(crate) fn open(net: &NetDescription) -> Result<(Plug, Box<dyn FrameSink>), (
                 let why = "nobody made an interface for it";
                 return Err((action, io::Error::new(io::ErrorKind::NotFound, why)));
             };
-            let (tap, sink) = tap::Tap::open(interface, &net.options).map_err(|error| (action.clone(), error))?;
+            let (tap, sink) =
+                tap::Tap::open(interface, &net.options, shared).map_err(|error| (action.clone(), error))?;
             tap.let_go().map_err(|error| (action, error))?;
             Ok((Plug::Tap(tap), Box::new(sink)))
         }
         NetBackend::User(user) => {
-            let (backend, sink) = user::Backend::open(user, &net.options)?;
+            let (backend, sink) = user::Backend::open(user, &net.options, shared)?;
             Ok((Plug::User(Box::new(backend)), Box::new(sink)))
         }
     }

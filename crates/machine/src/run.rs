@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ferro_block::throttle::{Rate, ThrottleGroup, ThrottleOptions};
 use ferro_console::monitor::NetworkInfo;
 use ferro_guest::{GuestMemory, MapError, Ram, RamError};
 use ferro_hypervisor::kvm::{self, KvmVm};
@@ -19,7 +20,8 @@ use crate::boot::{self, BootError, Kernel};
 use crate::bus::lock;
 use crate::control::{Control, Event, JobQueue, Turn};
 use crate::description::{
-    Accelerator, ClockSource, DescriptionError, MonitorTarget, SerialTarget, VmDescription, stable_mac,
+    Accelerator, ClockSource, DescriptionError, LimitDescription, MonitorTarget, SerialTarget, VmDescription,
+    stable_mac,
 };
 use crate::firmware::{Firmware, FirmwareError};
 use crate::gdb::Stub;
@@ -27,6 +29,7 @@ use crate::handle::{Handle, Screen};
 use crate::image::DiskImage;
 use crate::io_thread::{self, Served};
 use crate::layout::{self, Arena};
+use crate::limit;
 use crate::monitor::{self, Language, Operator, Parts, Subscribers, TerminalSession};
 use crate::network;
 use crate::sandbox::{self, Reach};
@@ -177,12 +180,14 @@ pub fn run_with(
 ) -> Result<Outcome, RunError> {
     description.check()?;
     let termination = Termination::catch().map_err(host("catch signals"))?;
+    let limits = limit::begin(&description.name, &description.limits).map_err(host("limit the VM's process"))?;
     let source = BootSource::open(description)?;
     let arena = source.arena(description);
     let vm = make_vm(description, arena)?;
     let (sender, events) = channel();
     let (control, queues) = Control::new(vm.clone(), description.cpus, sender);
     let mut vcpus = (0..description.cpus).map(|index| vm.create_vcpu(index)).collect::<Result<Vec<_>, _>>()?;
+    limit_disks(&description.limits, &disks);
     let disks = with_descriptions(description, disks);
     let (nets, plugs) = open_nets(description)?;
     let plan = Plan { vm: &vm, control: &control, description, arena, firmware: source.firmware() };
@@ -249,6 +254,7 @@ pub fn run_with(
         let work = move || monitor.read();
         std::thread::Builder::new().name("monitor".into()).spawn(work).map_err(host("start a thread"))?;
     }
+    limits.watch(&control).map_err(host("start a thread"))?;
     sandbox::drop_privileges(&description.sandbox).map_err(host("drop privileges"))?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = vcpus
@@ -272,6 +278,18 @@ pub fn run_with(
         served.iter().for_each(Served::wake);
         result
     })
+}
+
+/// Keeps all disks together to what the VM may have.
+fn limit_disks(limits: &LimitDescription, disks: &[DiskImage]) {
+    // As much as QEMU's throttling lets through at once: a tenth of a second.
+    let rate = |per_second: u64| Rate { per_second, burst: (per_second / 10).max(1) };
+    let options =
+        ThrottleOptions { requests: limits.iops.map(rate), bytes: limits.bps.map(rate), ..ThrottleOptions::default() };
+    if options != ThrottleOptions::default() {
+        let group = Arc::new(ThrottleGroup::new(options));
+        disks.iter().for_each(|disk| disk.join(&group));
+    }
 }
 
 /// The images in the order of the descriptions, of which some are of empty drives.
@@ -336,8 +354,10 @@ fn use_kvm(description: &VmDescription) -> bool {
 
 fn open_nets(description: &VmDescription) -> Result<(Vec<OpenNet>, Vec<network::Plug>), RunError> {
     let (mut nets, mut plugs) = (vec![], vec![]);
+    let shared = network::SharedRate::new(description.limits.rate);
     for (index, net) in description.nets.iter().enumerate() {
-        let (plug, sink) = network::open(net).map_err(|(operation, source)| RunError::Host { operation, source })?;
+        let (plug, sink) =
+            network::open(net, &shared).map_err(|(operation, source)| RunError::Host { operation, source })?;
         let mac = net.mac.unwrap_or_else(|| stable_mac(&description.name, index));
         nets.push(OpenNet { mac, queues: net.options.queues, sink });
         plugs.push(plug);

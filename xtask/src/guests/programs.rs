@@ -6,8 +6,13 @@ use super::initramfs::newer;
 use crate::process::{command, root, run};
 
 /// The programs and their sources.
-const PROGRAMS: &[(&str, &str)] =
-    &[("measure", "measure.c"), ("measure-disk", "disk.c"), ("play", "play.c"), ("eject", "eject.c")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("measure", "measure.c"),
+    ("measure-disk", "disk.c"),
+    ("measure-net", "net.c"),
+    ("play", "play.c"),
+    ("eject", "eject.c"),
+];
 
 /// Builds them in `folder`; they run on this machine too, for comparison.
 pub(crate) fn build(folder: &Path) -> anyhow::Result<()> {
@@ -23,9 +28,10 @@ pub(crate) fn build(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// The guests without an operating system and their sources.
-const BARE: &[(&str, &[&str])] = &[("first", &["first.s"]), ("screen", &["entry.s", "screen.c"])];
+const BARE: &[(&str, &[&str])] =
+    &[("first", &["first.s"]), ("spin", &["spin.s"]), ("screen", &["entry.s", "screen.c"])];
 
-/// Builds those guests: `first.elf` says one character, `screen.elf` draws what keys ask for.
+/// Builds those guests: `first.elf` says one character, `spin.elf` does nothing but work, `screen.elf` draws what keys ask for.
 fn bare(folder: &Path) -> anyhow::Result<()> {
     let sources = root().join("guests/bare");
     for (name, parts) in BARE {

@@ -148,7 +148,7 @@ mod tests {
     fn user(text: &str) -> Result<UserNet, DescriptionError> {
         match text.parse::<NetDescription>()?.backend {
             NetBackend::User(user) => Ok(*user),
-            NetBackend::Tap(name) => panic!("a TAP interface {name}"),
+            other => panic!("{other}"),
         }
     }
 

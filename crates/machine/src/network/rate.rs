@@ -2,7 +2,7 @@
 //! any packet passes some time. Time is an argument of the bucket; nothing here waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::description::Rate;
@@ -30,10 +30,26 @@ impl Bucket {
     }
 }
 
+/// What all cards of a VM have together.
+#[derive(Debug)]
+pub(crate) struct SharedRate {
+    begun: Instant,
+    inward: Mutex<Bucket>,
+    outward: Mutex<Bucket>,
+}
+
+impl SharedRate {
+    /// In each direction.
+    pub(crate) fn new(rate: Option<Rate>) -> Arc<Self> {
+        let bucket = || Mutex::new(Bucket { rate, paid: 0 });
+        Arc::new(Self { begun: Instant::now(), inward: bucket(), outward: bucket() })
+    }
+}
+
 /// Both directions of a card.
 #[derive(Debug)]
 pub(super) struct Limits {
-    begun: Instant,
+    shared: Arc<SharedRate>,
     inward: Mutex<Bucket>,
     outward: Mutex<Bucket>,
     held: AtomicBool,
@@ -44,35 +60,47 @@ fn with<T>(bucket: &Mutex<Bucket>, act: impl FnOnce(&mut Bucket) -> T) -> T {
 }
 
 impl Limits {
-    /// To the guest and from it.
-    pub(super) fn new(inward: Option<Rate>, outward: Option<Rate>) -> Self {
+    /// To the guest and from it, beside what all cards share.
+    pub(super) fn new(inward: Option<Rate>, outward: Option<Rate>, shared: &Arc<SharedRate>) -> Self {
         let bucket = |rate| Mutex::new(Bucket { rate, paid: 0 });
-        Self { begun: Instant::now(), inward: bucket(inward), outward: bucket(outward), held: AtomicBool::new(false) }
+        Self { shared: shared.clone(), inward: bucket(inward), outward: bucket(outward), held: AtomicBool::new(false) }
+    }
+
+    /// How long the later of a card's own bucket and the shared one lets wait.
+    fn wait(&self, own: &Mutex<Bucket>, shared: &Mutex<Bucket>) -> u64 {
+        let now = self.now();
+        with(own, |bucket| bucket.wait(now)).max(with(shared, |bucket| bucket.wait(now)))
+    }
+
+    fn take(&self, own: &Mutex<Bucket>, shared: &Mutex<Bucket>, bytes: usize) {
+        let now = self.now();
+        with(own, |bucket| bucket.take(now, bytes));
+        with(shared, |bucket| bucket.take(now, bytes));
     }
 
     fn now(&self) -> u64 {
-        self.begun.elapsed().as_nanos() as u64
+        self.shared.begun.elapsed().as_nanos() as u64
     }
 
     /// How long until a packet may go to the guest; `None` if it may now.
     pub(super) fn inward_wait(&self) -> Option<Duration> {
-        let wait = with(&self.inward, |bucket| bucket.wait(self.now()));
+        let wait = self.wait(&self.inward, &self.shared.inward);
         (wait > 0).then(|| Duration::from_nanos(wait))
     }
 
     /// A packet goes to the guest.
     pub(super) fn take_inward(&self, bytes: usize) {
-        with(&self.inward, |bucket| bucket.take(self.now(), bytes));
+        self.take(&self.inward, &self.shared.inward, bytes);
     }
 
     /// A packet goes to the network.
     pub(super) fn take_outward(&self, bytes: usize) {
-        with(&self.outward, |bucket| bucket.take(self.now(), bytes));
+        self.take(&self.outward, &self.shared.outward, bytes);
     }
 
     /// Whether a packet may go to the network now.
     pub(super) fn may_go_out(&self) -> bool {
-        with(&self.outward, |bucket| bucket.wait(self.now())) == 0
+        self.wait(&self.outward, &self.shared.outward) == 0
     }
 
     /// The guest has packets that may not go now; whether that is news.
@@ -83,7 +111,7 @@ impl Limits {
     /// How long the packets that are held must wait yet; `None` where none are.
     pub(super) fn held_wait(&self) -> Option<Duration> {
         let held = self.held.load(Ordering::SeqCst);
-        held.then(|| Duration::from_nanos(with(&self.outward, |bucket| bucket.wait(self.now()))))
+        held.then(|| Duration::from_nanos(self.wait(&self.outward, &self.shared.outward)))
     }
 
     /// The packets that are held are tried again.

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{debug, warn};
 
 use super::Card;
-use super::rate::Limits;
+use super::rate::{Limits, SharedRate};
 use crate::control::Control;
 use crate::description::NetOptions;
 
@@ -53,7 +53,7 @@ impl Tap {
     ///
     /// # Errors
     /// The host's refusal.
-    pub(super) fn open(name: &str, options: &NetOptions) -> io::Result<(Arc<Self>, TapSink)> {
+    pub(super) fn open(name: &str, options: &NetOptions, shared: &Arc<SharedRate>) -> io::Result<(Arc<Self>, TapSink)> {
         let wanted = ferro_sys::tap::Wanted { queues: options.queues, header: options.offload };
         let attached = ferro_sys::tap::attach(name, wanted).or_else(|error| {
             // A kernel or an interface without the header: the guest computes its checksums itself.
@@ -68,7 +68,7 @@ impl Tap {
             Ok(Queue { tap, bell, full: AtomicBool::new(false) })
         };
         let queues = attached.queues.into_iter().map(queue).collect::<io::Result<_>>()?;
-        let limits = Limits::new(options.rate_in, options.rate_out);
+        let limits = Limits::new(options.rate_in, options.rate_out, shared);
         let tap = Arc::new(Self { name: name.to_owned(), queues, header: attached.header, limits });
         Ok((tap.clone(), TapSink(tap)))
     }

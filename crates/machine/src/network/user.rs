@@ -13,7 +13,7 @@ use ferro_net::user::{Network, Output};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use super::rate::Limits;
+use super::rate::{Limits, SharedRate};
 use super::{Card, resolver, sockets::Sockets};
 use crate::bus::lock;
 use crate::control::Control;
@@ -83,11 +83,15 @@ impl Backend {
     ///
     /// # Errors
     /// What couldn't be had, and what the host said.
-    pub(super) fn open(user: &UserNet, options: &NetOptions) -> Result<(Self, UserSink), (String, io::Error)> {
+    pub(super) fn open(
+        user: &UserNet,
+        options: &NetOptions,
+        shared: &Arc<SharedRate>,
+    ) -> Result<(Self, UserSink), (String, io::Error)> {
         let setting_up = |error: io::Error| ("set up user networking".to_owned(), error);
         let bell =
             eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(|error| setting_up(error.into()))?;
-        let limits = Limits::new(options.rate_in, options.rate_out);
+        let limits = Limits::new(options.rate_in, options.rate_out, shared);
         let inbox = Arc::new(Inbox { frames: Mutex::default(), bell, limits, full: AtomicBool::new(false) });
         let mut sockets = Sockets::new(inbox.bell.as_fd()).map_err(setting_up)?;
         for forward in &user.forwards {

@@ -17,7 +17,7 @@ const CONFLICT: Time = 600_000;
 /// How long a probe waits for somebody to say that the address is theirs.
 const PROBE: Time = 300;
 /// Probes at one time; who asks then asks again later.
-const MOST_PROBES: usize = 256;
+const MOST_PROBES: usize = 1024;
 
 /// What the server wants done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
