@@ -9,14 +9,17 @@ use std::time::Duration;
 use anyhow::Context;
 use ferro_node::cluster::witness::{WitnessConfig, serve};
 use ferro_node::daemon::config::{DEFAULT, NodeConfig};
-use ferro_node::daemon::{Daemon, guard};
+use ferro_node::daemon::{Daemon, api, guard};
 use ferro_sys::signals::Termination;
 
 use crate::exit;
 
 /// Flags of `ferro node`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct NodeArgs {
+    #[command(subcommand)]
+    command: Option<NodeCommand>,
     /// This machine's settings
     #[arg(long, value_name = "NODE.TOML", default_value = DEFAULT)]
     config: PathBuf,
@@ -26,6 +29,12 @@ pub(crate) struct NodeArgs {
     /// The daemon proper, of which the guard is the parent
     #[arg(long, hide = true)]
     worker: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum NodeCommand {
+    /// Print the OpenAPI document of the daemon's API
+    Openapi,
 }
 
 /// Flags of `ferro witness`.
@@ -38,6 +47,10 @@ pub(crate) struct WitnessArgs {
 
 impl NodeArgs {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(NodeCommand::Openapi) = self.command {
+            crate::img::print(&format!("{:#}\n", api::openapi()))?;
+            return Ok(ExitCode::from(exit::OK));
+        }
         let config = NodeConfig::from_file(&self.config)?;
         if self.check {
             return check(&config);
@@ -59,6 +72,9 @@ impl NodeArgs {
 }
 
 fn check(config: &NodeConfig) -> anyhow::Result<ExitCode> {
+    if let Some(api) = &config.api {
+        api.token()?;
+    }
     if let Some(cluster) = &config.cluster {
         cluster.key()?;
         if let Some(fence) = &cluster.fence {

@@ -54,6 +54,9 @@ pub enum NodeError {
     /// Another daemon.
     #[error("a node's daemon runs already with {path}: 'ferro status' asks it", path = .0.display())]
     Running(std::path::PathBuf),
+    /// The API's token.
+    #[error("the API over TCP: {0}")]
+    Token(#[from] api::token::TokenError),
     /// The API.
     #[error("cannot serve the API: {0}")]
     Api(String),

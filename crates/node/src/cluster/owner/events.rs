@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Lines that are kept in memory.
@@ -14,7 +15,7 @@ const KEPT: usize = 200;
 const LONGEST: u64 = 4 << 20;
 
 /// One line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Logged {
     /// Milliseconds since 1970.
     pub at: u64,

@@ -3,15 +3,18 @@
 use ferro_cluster::group::{Role, Sole, UnitState};
 use ferro_cluster::heartbeat::{LinkState, PeerState};
 use ferro_cluster::{Arbiter, Overview, Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::super::assemble::vm_place;
 use super::super::config::NodeConfig;
 use crate::cluster::Handle;
-use crate::infra::{DEFAULT_GROUP, Infra};
+use crate::infra::{DEFAULT_GROUP, Infra, MirrorSettings};
+use crate::mirror::{Command, Place, call};
 
 /// A node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
     /// Its name.
     pub node: String,
@@ -31,10 +34,13 @@ pub struct NodeStatus {
     pub groups: Vec<GroupStatus>,
     /// Virtual machines.
     pub vms: Vec<VmStatus>,
+    /// Mirrored disks.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorStatus>,
 }
 
 /// A link.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkStatus {
     /// Where this node listens.
     pub address: String,
@@ -43,7 +49,7 @@ pub struct LinkStatus {
 }
 
 /// A group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupStatus {
     /// Its name.
     pub name: String,
@@ -74,7 +80,7 @@ pub struct GroupStatus {
 }
 
 /// A part of a group.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnitStatus {
     /// Its name.
     pub name: String,
@@ -83,7 +89,7 @@ pub struct UnitStatus {
 }
 
 /// A VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VmStatus {
     /// Its name.
     pub name: String,
@@ -97,6 +103,48 @@ pub struct VmStatus {
     pub console: String,
     /// The socket that takes QMP.
     pub qmp: String,
+}
+
+/// A mirrored disk; on a node alone, a plain image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MirrorStatus {
+    /// Its name.
+    pub name: String,
+    /// Its group.
+    pub group: String,
+    /// Bytes of the disk.
+    pub size: u64,
+    /// `plain` (on a node alone), `down` (its process doesn't answer), or `standalone`, `connecting`, `handshake`,
+    /// `connected`.
+    pub connection: String,
+    /// `primary`, `secondary`; none where there is no process.
+    pub role: Option<String>,
+    /// This node's data: `up-to-date`, `consistent`, `inconsistent`, `failed`, `unknown`.
+    pub disk: Option<String>,
+    /// The peer's.
+    pub peer_disk: Option<String>,
+    /// Bytes in which the two differ, as far as is known.
+    pub out_of_sync: Option<u64>,
+}
+
+fn mirror(config: &NodeConfig, settings: &MirrorSettings) -> MirrorStatus {
+    let alone = config.cluster.is_none();
+    let told = match Place::new(&config.mirrors(), &settings.name) {
+        Ok(place) if !alone => call(&place, Command::Status).unwrap_or_default(),
+        _ => Value::Null,
+    };
+    let word = |key: &str| told[key].as_str().map(str::to_owned);
+    let absent = if alone { "plain" } else { "down" };
+    MirrorStatus {
+        name: settings.name.clone(),
+        group: settings.group.clone().unwrap_or_else(|| DEFAULT_GROUP.into()),
+        size: settings.bytes().unwrap_or(0),
+        connection: word("connection").unwrap_or_else(|| absent.into()),
+        role: word("role"),
+        disk: word("disk"),
+        peer_disk: word("peer-disk"),
+        out_of_sync: told["out-of-sync"].as_u64(),
+    }
 }
 
 fn role(role: Role) -> &'static str {
@@ -197,5 +245,6 @@ pub(super) fn gather(config: &NodeConfig, infra: &Infra, handle: &Handle) -> Opt
         links: links.collect(),
         groups: report.groups.iter().map(|overview| group(report.now, overview, alive)).collect(),
         vms: vms.collect(),
+        mirrors: infra.mirrors.iter().map(|settings| mirror(config, settings)).collect(),
     })
 }
