@@ -521,7 +521,7 @@ mod tests {
         .unwrap();
         let forwards = vm.nets.iter().map(|net| match &net.backend {
             NetBackend::User(user) => (user.forwards.len(), user.config.restrict),
-            NetBackend::Tap(name) => panic!("a TAP interface {name}"),
+            other => panic!("{other}"),
         });
         assert_eq!(forwards.collect::<Vec<_>>(), [(1, false), (0, false), (0, true)]);
         assert_eq!(vm.check(), Ok(()));

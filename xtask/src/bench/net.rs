@@ -191,9 +191,9 @@ fn dns(args: &GuestArgs) -> anyhow::Result<()> {
             for (side, rates) in sides.iter_mut().enumerate() {
                 let mut pair = Pair::new()?;
                 if side == 0 {
-                    pair.ferro(&machine.ferro)?
+                    pair.ferro(&machine.ferro)?;
                 } else {
-                    pair.dnsmasq()?
+                    pair.dnsmasq()?;
                 }
                 pair.settle()?;
                 let file = pair.folder.path().join("questions");

@@ -33,9 +33,9 @@ pub(super) fn run(args: &GuestArgs) -> anyhow::Result<()> {
         for (side, [given, renewed]) in sides.iter_mut().enumerate() {
             let mut pair = Pair::new()?;
             if side == 0 {
-                pair.ferro(&machine.ferro)?
+                pair.ferro(&machine.ferro)?;
             } else {
-                pair.dnsmasq()?
+                pair.dnsmasq()?;
             }
             pair.settle()?;
             let mut load = Pair::command(&pair.client, std::env::current_exe()?);

@@ -55,7 +55,7 @@ enum GroupAction {
     Cleanup,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 struct GroupPath {
     /// What is to be done.
     action: GroupAction,

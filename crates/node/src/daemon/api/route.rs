@@ -97,7 +97,7 @@ fn bad(error: &serde_json::Error) -> Refused {
     Refused(StatusCode::BAD_REQUEST, format!("the request's body: {error}"))
 }
 
-fn named<P: DeserializeOwned>(names: Named) -> Result<P, Refused> {
+fn named<P: DeserializeOwned>(names: &Named) -> Result<P, Refused> {
     serde_json::from_value(json!(names)).map_err(|error| Refused(StatusCode::NOT_FOUND, format!("the path: {error}")))
 }
 
@@ -122,7 +122,7 @@ impl Route {
             parameters: P::json_schema,
             body: None,
             answer: schema::<A>,
-            work: Arc::new(move |context, names, _| answer(&handler(context, named(names)?)?)),
+            work: Arc::new(move |context, names, _| answer(&handler(context, named(&names)?)?)),
         }
     }
 
@@ -140,7 +140,7 @@ impl Route {
         let work = move |context: &Context, names: Named, body: &[u8]| {
             let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
             let body: B = serde_json::from_slice(body).map_err(|error| bad(&error))?;
-            answer(&handler(context, named(names)?, body)?)
+            answer(&handler(context, named(&names)?, body)?)
         };
         Self {
             method,
