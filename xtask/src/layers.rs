@@ -40,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ferro-sim", &["ferro-mirror", "ferro-cluster"]),
     ("ferro-cpudiff", &["ferro-cpu", "ferro-guest"]),
     ("ferro-lab", &[]),
-    ("xtask", &["ferro-lab", "ferro-sim"]),
+    ("xtask", &["ferro-lab", "ferro-sim", "ferro-net", "ferro-sys"]),
 ];
 
 /// External crates that must stay out of the crates that do no I/O of their own.

@@ -169,7 +169,8 @@ pub(super) fn find(zones: &[Zone], own: usize, query: &Query) -> Option<(usize, 
         return Some((at, Subject::Name(name.clone())));
     }
     let labels = name.num_labels();
-    let arpa = labels > 2 && labels <= 6 && name.iter().next_back().is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"));
+    let arpa =
+        labels > 2 && labels <= 6 && name.iter().next_back().is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"));
     let net = arpa.then(|| name.parse_arpa_name().ok()).flatten()?;
     let (IpAddr::V4(address), len) = (net.addr(), net.prefix_len()) else { return None };
     let net = Ipv4Net::new(address, len).ok()?;
