@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::NodeError;
 use super::config::NodeConfig;
 use crate::cluster::{Permission, clock};
-use crate::infra::Infra;
+use crate::infra::{AddressSettings, Infra};
 use crate::resource::{address, vm};
 
 /// The variable by which a new daemon learns until when what runs may run.
@@ -30,8 +30,17 @@ const SHORT_LIFE: Duration = Duration::from_secs(2);
 /// After so many short lives in a row the next daemon is started a second later.
 const SHORT_LIVES: u32 = 3;
 
-/// Writes down which floating addresses there may be, for the guard and for a daemon after this one.
+/// Writes down which floating addresses there may be, for the guard and for a daemon after this one. Those that an earlier
+/// daemon knew and that are declared no more are taken away.
 pub(super) fn remember_addresses(config: &NodeConfig, infra: &Infra) -> Result<(), NodeError> {
+    for (address, interface) in remembered(config) {
+        let is_same = |one: &AddressSettings| one.address == address && one.interface == interface;
+        if !infra.addresses.iter().any(is_same)
+            && let Err(error) = address::remove(address, &interface)
+        {
+            tracing::error!("address {address} on {interface}: {error}");
+        }
+    }
     let addresses: Vec<(IpNet, &str)> =
         infra.addresses.iter().map(|address| (address.address, address.interface.as_str())).collect();
     let path = addresses_file(config);
@@ -43,12 +52,15 @@ fn addresses_file(config: &NodeConfig) -> PathBuf {
     config.run.join("addresses.json")
 }
 
+fn remembered(config: &NodeConfig) -> Vec<(IpNet, String)> {
+    let text = std::fs::read(addresses_file(config)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
 /// Ends everything that a group might run on this node.
 fn release(config: &NodeConfig) {
     vm::end_all(&config.vms());
-    let text = std::fs::read(addresses_file(config)).unwrap_or_default();
-    let addresses: Vec<(IpNet, String)> = serde_json::from_slice(&text).unwrap_or_default();
-    for (address, interface) in addresses {
+    for (address, interface) in remembered(config) {
         if let Err(error) = address::remove(address, &interface) {
             tracing::error!("address {address} on {interface}: {error}");
         }
