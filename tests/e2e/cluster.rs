@@ -124,6 +124,8 @@ fn a_floating_address_is_held_once_and_survives_daemons_cables_and_the_witness()
     lab.until("alpha has it", |lab| lab.is_active("alpha") && lab.answers(ADDRESS)).unwrap();
 }
 
+const API: &str = "http://127.0.0.1:8006/v1/status";
+
 /// A node's VM as `ferro ps` tells of it.
 fn vm(lab: &Lab) -> serde_json::Value {
     lab.status("alpha").map(|status| status["vms"][0].clone()).unwrap_or_default()
@@ -133,7 +135,8 @@ fn vm(lab: &Lab) -> serde_json::Value {
 fn a_machine_alone_keeps_its_vms_through_edits_and_restarts_them() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mut lab) = lab(folder.path()) else { return };
-    let settings = "name = \"alpha\"\nstate = \"alpha/state\"\nrun = \"alpha/run\"\n";
+    let settings = "name = \"alpha\"\nstate = \"alpha/state\"\nrun = \"alpha/run\"\n\
+                    [api]\nlisten = \"127.0.0.1:8006\"\ntoken-file = \"secret\"\n";
     std::fs::write(folder.path().join("alpha.toml"), settings).unwrap();
     if !Path::new("/usr/share/seabios/bios-256k.bin").exists() {
         println!("skipped: seabios is not installed; `cargo xtask packages` installs it");
@@ -170,10 +173,64 @@ fn a_machine_alone_keeps_its_vms_through_edits_and_restarts_them() {
     lab.until("it runs again", |lab| vm(lab)["state"] == "running").unwrap();
     lab.ferro("alpha", "snapshot nobody x --socket alpha/run/node.sock").unwrap_err();
 
+    // A clone needs the disk for itself, which the VM has a moment after its process is there; then it is another VM.
+    lab.until("its disk is in use", |lab| lab.ferro("alpha", "img resize -f raw blank.raw 1M").is_err()).unwrap();
+    std::fs::write(folder.path().join("infra.toml"), infra).unwrap();
+    let refused = lab.ferro("alpha", "clone idle copy --full").unwrap_err().to_string();
+    assert!(refused.contains("has to be stopped"), "{refused}");
+    lab.ferro("alpha", "stop idle --force --socket alpha/run/node.sock").unwrap();
+    lab.until("it is halted", |lab| vm(lab)["state"] == "halted").unwrap();
+    let refused = lab.ferro("alpha", "clone idle copy").unwrap_err().to_string();
+    assert!(refused.contains("--full"), "{refused}");
+    lab.ferro("alpha", "clone idle copy --full").unwrap();
+    lab.ferro("alpha", up).unwrap();
+    // The address isn't declared any more.
+    lab.until("the address is gone", |lab| !lab.answers("192.168.1.77")).unwrap();
+    let copy = |lab: &Lab| lab.status("alpha").map(|status| status["vms"][1].clone()).unwrap_or_default();
+    lab.until("the clone runs", |lab| copy(lab)["name"] == "copy" && copy(lab)["state"] == "running").unwrap();
+    assert_eq!(vm(&lab)["state"], "halted");
+    lab.ferro("alpha", "migrate --cold copy --to 1 --socket alpha/run/node.sock").unwrap_err();
+
+    // The API over TCP is there with its token, and only with it.
+    let told = lab.command("alpha", "curl").args(["--silent", "--noproxy", "*", API]).output().unwrap();
+    assert!(String::from_utf8_lossy(&told.stdout).contains("a token is needed"), "{told:?}");
+    let header = "Authorization: Bearer 0123456789abcdef0123456789abcdef";
+    let told = lab.command("alpha", "curl").args(["--silent", "--noproxy", "*", "-H", header, API]).output().unwrap();
+    assert!(String::from_utf8_lossy(&told.stdout).contains("\"node\":\"alpha\""), "{told:?}");
+
     lab.ferro("alpha", "down --socket alpha/run/node.sock").unwrap();
     let status = lab.status("alpha").unwrap();
     assert!(status["vms"].as_array().unwrap().is_empty(), "{status}");
     assert!(!lab.answers("192.168.1.77"));
+}
+
+#[test]
+fn a_vm_with_a_group_of_its_own_migrates_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    if !Path::new("/usr/share/seabios/bios-256k.bin").exists() {
+        println!("skipped: seabios is not installed; `cargo xtask packages` installs it");
+        return;
+    }
+    let Some(mut lab) = lab(folder.path()) else { return };
+    let infra = format!(
+        "{FLOATING}[[mirror]]\nname = \"idle\"\ngroup = \"idle\"\nsize = \"1M\"\nport = 7801\n\
+         [[vm]]\nname = \"idle\"\ngroup = \"idle\"\nmemory = \"32M\"\nstop-timeout = \"1s\"\naccel = \"soft\"\n\
+         [[vm.disk]]\nmirror = \"idle\"\n"
+    );
+    begin(&mut lab, &infra);
+    lab.until("both have all data", |lab| lab.is_in_sync("alpha", &["idle"])).unwrap();
+    lab.until("alpha has the address", |lab| lab.answers(ADDRESS)).unwrap();
+    assert_eq!(lab.status("alpha").unwrap()["mirrors"][0]["disk"], "up-to-date");
+    // Asked where it is to go, which needs a moment to see that it isn't outdated.
+    lab.until("it is accepted", |lab| {
+        lab.ferro("beta", "migrate --cold idle --to 1 --socket beta/run/node.sock").is_ok()
+    })
+    .unwrap();
+    assert!(lab.is_active("beta"));
+    assert_eq!(lab.status("beta").unwrap()["vms"][0]["state"], "running");
+    // The other group stays.
+    assert!(has_address(&lab, "alpha") && !has_address(&lab, "beta"));
+    lab.ferro("beta", "migrate --cold idle --to 1 --socket beta/run/node.sock").unwrap();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `ferro cluster`, and `ferro up`, `down`, `status`, `ps`, `start`, `stop`, …: what people ask of a node's daemon. Here are
 //! flags and words; the daemon does it.
 
+mod migrate;
 mod show;
 
 use std::io::{IsTerminal, Read, Write};
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 use crate::exit;
 use crate::net::report::Output;
+pub(crate) use migrate::MigrateArgs;
 
 /// How long everything on a node may take to stop, or a new daemon to begin.
 const PATIENCE: Duration = Duration::from_mins(10);

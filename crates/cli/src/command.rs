@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{cluster, exit, img, kvm, mirror, monitor, net, node, run};
+use crate::{clone, cluster, exit, img, kvm, mirror, monitor, net, node, run};
 
 /// Virtual machines, their disks and networks on one or two machines.
 #[derive(Debug, Parser)]
@@ -62,6 +62,10 @@ enum Command {
     Snapshot(cluster::SnapshotArgs),
     /// Take a VM back to a snapshot
     Rollback(cluster::SnapshotArgs),
+    /// Make another VM of one that doesn't run: its disks and its entry in infra.toml
+    Clone(clone::CloneArgs),
+    /// Move a VM to the other node
+    Migrate(cluster::MigrateArgs),
     /// Command a running VM by its monitor
     Monitor(monitor::MonitorArgs),
     /// Write a picture of a running VM's screen
@@ -99,6 +103,8 @@ impl Cli {
             Command::Console(arguments) => cluster::console(&arguments),
             Command::Snapshot(arguments) => cluster::snapshot(arguments, "snapshot"),
             Command::Rollback(arguments) => cluster::snapshot(arguments, "rollback"),
+            Command::Clone(arguments) => arguments.run(),
+            Command::Migrate(arguments) => arguments.run(),
             Command::Monitor(arguments) => arguments.run(),
             Command::Screenshot(arguments) => arguments.run(),
             Command::Completions { shell } => {

@@ -1,6 +1,7 @@
 //! The `ferro` command: reads the command line, sets logging up and calls what was asked for. The work is elsewhere.
 
 mod background;
+mod clone;
 mod cluster;
 mod command;
 mod exit;
