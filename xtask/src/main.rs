@@ -1,9 +1,10 @@
-//! Developer commands: `cargo xtask demo | test | bench | sim | guests | layers | packages`. Nothing here is shipped.
+//! Developer commands: `cargo xtask demo | test | bench | sim | guests | layers | packages | package`. Nothing here is shipped.
 
 mod bench;
 mod demo;
 mod guests;
 mod layers;
+mod package;
 mod packages;
 mod process;
 mod sim;
@@ -35,6 +36,8 @@ enum Command {
     Layers,
     /// Install the Debian packages that tests and benchmarks need, after saying which
     Packages,
+    /// Make the Debian package of the command, its units, pages and examples
+    Package(package::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -46,5 +49,6 @@ fn main() -> anyhow::Result<()> {
         Command::Guests => guests::build_all().map(drop),
         Command::Layers => layers::check(),
         Command::Packages => packages::ensure(packages::ALL),
+        Command::Package(args) => package::run(&args),
     }
 }
