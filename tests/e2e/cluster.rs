@@ -231,6 +231,11 @@ fn a_vm_with_a_group_of_its_own_migrates_alone() {
     // The other group stays.
     assert!(has_address(&lab, "alpha") && !has_address(&lab, "beta"));
     lab.ferro("beta", "migrate --cold idle --to 1 --socket beta/run/node.sock").unwrap();
+    // Back, and away again, asked where it is: the preferred node lets it go, too.
+    for to in ["0", "1"] {
+        let ask = format!("migrate --cold idle --to {to} --socket alpha/run/node.sock");
+        lab.until("it is accepted", |lab| lab.ferro("alpha", &ask).is_ok()).unwrap();
+    }
 }
 
 #[test]

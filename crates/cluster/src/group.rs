@@ -377,7 +377,8 @@ impl Group {
         // Whoever says that only its data are valid is believed, also when it has stopped.
         self.contact = view.report.is_some_and(|report| !report.sole);
         let Some(report) = view.report else { return };
-        if matches!(report.role, Role::Claiming | Role::Starting | Role::Active) {
+        // Not while it only claims: where both may, it is this that keeps the preferred one from taking the group back.
+        if matches!(report.role, Role::Starting | Role::Active) {
             self.yields = false;
         }
         if !matches!(self.phase, Phase::Idle) {

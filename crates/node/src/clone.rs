@@ -127,6 +127,7 @@ pub fn plan(
     for net in entry.get_mut("net").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(net) = net.as_table_mut() else { continue };
         left_out.extend(net.remove("mac").map(|_| "net.mac".to_owned()));
+        left_out.extend(net.remove("address").map(|_| "net.address".to_owned()));
         left_out.extend(net.remove("tap").map(|_| "net.tap".to_owned()));
         if let Some(Value::String(user)) = net.get_mut("user")
             && user.contains("hostfwd=")
