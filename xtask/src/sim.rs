@@ -18,8 +18,8 @@ pub(crate) struct Args {
     /// The first of them [default: by the clock]
     #[arg(long, value_name = "N")]
     first: Option<u64>,
-    /// mirror, witness or fence [default: all]
-    #[arg(long, value_parser = ["mirror", "witness", "fence"])]
+    /// Which one [default: all]
+    #[arg(long, value_parser = ["mirror", "mirror-b", "mirror-a", "mirror-disks", "witness", "fence"])]
     scenario: Option<String>,
     /// Threads
     #[arg(long, default_value_t = 1)]

@@ -96,7 +96,7 @@ pub enum Admin {
     PauseSync,
     /// Go on resyncing.
     ResumeSync,
-    /// Compare all blocks and mark those that differ.
+    /// Compare all blocks and mark those that differ; at the primary, if there is one.
     Verify,
 }
 
@@ -189,6 +189,8 @@ pub enum Event {
     Handshake(Decision),
     /// Sizes, protocols or versions of the two differ.
     Incompatible,
+    /// A primary lacks data that only its peer has, so the two can't be one before it gives up being primary.
+    PrimaryBehind,
     /// The peer was lost; with [`Config::fencing`] a primary waits for [`Admin::GoAlone`].
     PeerLost,
     /// This node is primary.

@@ -3,6 +3,8 @@
 
 mod api;
 mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generation;
 mod metadata;
 mod pages;

@@ -3,8 +3,8 @@
 use ferro_mirror::generation::Decision;
 use ferro_mirror::wire::{Message, Payload};
 use ferro_mirror::{
-    Admin, AdminError, BLOCK, Config, Congestion, DataOp, DiskError, Engine, Event, Input, Output, Protocol, Request,
-    RequestError, Time,
+    Admin, AdminError, BLOCK, Config, Congestion, DataOp, DiskError, Engine, Event, Input, LinkState, Output, Protocol,
+    Request, RequestError, Time,
 };
 
 const SIZE: usize = 16 * 4096;
@@ -217,4 +217,60 @@ fn verify_marks_what_differs_and_a_reconnection_repairs_it() {
     pair.link(true);
     assert_eq!(pair.sides[0].disk, pair.sides[1].disk);
     assert_eq!(pair.sides[0].engine.out_of_sync(), 0);
+}
+
+/// Node 1 was made primary while it is half a copy: node 0 is its source.
+fn primary_through_its_source() -> Pair {
+    let mut pair = Pair::new(Protocol::C);
+    pair.write(0, 3, 5).unwrap();
+    pair.link(false);
+    pair.write(0, 3, 6).unwrap();
+    pair.admin(1, Admin::PauseSync).unwrap();
+    pair.link(true);
+    pair.admin(0, Admin::Secondary).unwrap();
+    pair.admin(1, Admin::Primary { epoch: None, force: false, alone: false }).unwrap();
+    assert!(pair.sides[1].engine.is_primary() && !pair.sides[1].engine.is_consistent());
+    pair
+}
+
+#[test]
+fn a_target_reads_from_its_source_what_it_lacks() {
+    let mut pair = primary_through_its_source();
+    assert_eq!(pair.sides[1].disk[3 * 4096], 5);
+    assert_eq!(pair.read(1, 3), Ok(vec![6]));
+    // What isn't marked is read here.
+    pair.sides[1].disk[9 * 4096] = 77;
+    assert_eq!(pair.read(1, 9), Ok(vec![77]));
+    pair.sides[1].disk[9 * 4096] = 0;
+    pair.write(1, 4, 8).unwrap();
+    assert_eq!((pair.sides[0].disk[4 * 4096], pair.read(1, 4)), (8, Ok(vec![8])));
+    pair.admin(1, Admin::ResumeSync).unwrap();
+    assert!(pair.sides[1].engine.is_consistent());
+    assert_eq!(pair.sides[0].disk, pair.sides[1].disk);
+}
+
+#[test]
+fn a_primary_that_lost_its_source_gets_it_back_only_as_secondary() {
+    let mut pair = primary_through_its_source();
+    pair.link(false);
+    assert_eq!(pair.read(1, 3), Err(RequestError::NoData));
+    for _ in 0..2 {
+        pair.link(true);
+        assert!(pair.sides.iter().any(|s| s.events.contains(&Event::PrimaryBehind)));
+        assert!(pair.sides.iter().all(|s| s.engine.status().link == LinkState::Connecting));
+    }
+    pair.admin(1, Admin::Secondary).unwrap();
+    pair.admin(1, Admin::ResumeSync).unwrap();
+    pair.link(true);
+    assert!(pair.sides[1].engine.is_consistent());
+    assert_eq!(pair.sides[0].disk, pair.sides[1].disk);
+}
+
+#[test]
+fn a_verify_is_for_the_primary() {
+    let mut pair = Pair::new(Protocol::C);
+    assert_eq!(pair.admin(1, Admin::Verify), Err(AdminError::PeerIsPrimary));
+    pair.admin(0, Admin::Secondary).unwrap();
+    pair.admin(1, Admin::Verify).unwrap();
+    assert!(pair.sides[1].events.contains(&Event::Verified(0)));
 }

@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod mirror;
 mod rng;
 
+use ferro_mirror::Protocol;
 pub use rng::Rng;
 
 /// What is simulated.
@@ -11,6 +12,12 @@ pub use rng::Rng;
 pub enum Scenario {
     /// Two mirrors under protocol C and an arbiter: no acknowledged write is lost, replicas are equal after a resync.
     Mirror,
+    /// The same under protocol B: what was received by the peer survives the primary.
+    MirrorB,
+    /// The same under protocol A: a peer that takes over may lack what was acknowledged last, but nothing older.
+    MirrorA,
+    /// One of the three protocols, and disks that fail.
+    MirrorDisks,
     /// A pair with a witness: never two nodes at once, nothing stale is started, and service returns.
     Witness,
     /// The same with a fence.
@@ -19,13 +26,17 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Mirror, Self::Witness, Self::Fence];
+    pub const ALL: [Self; 6] =
+        [Self::Mirror, Self::MirrorB, Self::MirrorA, Self::MirrorDisks, Self::Witness, Self::Fence];
 
     /// Its name on command lines.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Mirror => "mirror",
+            Self::MirrorB => "mirror-b",
+            Self::MirrorA => "mirror-a",
+            Self::MirrorDisks => "mirror-disks",
             Self::Witness => "witness",
             Self::Fence => "fence",
         }
@@ -41,6 +52,12 @@ pub struct Happened {
     pub crashes: u64,
     /// Promotions, or starts of a group.
     pub promotions: u64,
+    /// Disks that failed under a mirror.
+    pub detached: u64,
+    /// Verifies of mirrors that came to their end.
+    pub verifies: u64,
+    /// Split brains of mirrors that were told.
+    pub splits: u64,
 }
 
 /// Runs one seed; `verbose` prints what happens, where the scenario can.
@@ -54,14 +71,27 @@ pub fn run(scenario: Scenario, seed: u64, verbose: bool) -> Result<Happened, Str
         let mut world = cluster::World::new(seed, arbitration);
         world.verbose = verbose;
         let outcome = world.run().map_err(told)?;
-        Ok(Happened { writes: outcome.writes, crashes: outcome.crashes, promotions: outcome.starts })
+        Ok(Happened {
+            writes: outcome.writes,
+            crashes: outcome.crashes,
+            promotions: outcome.starts,
+            ..Happened::default()
+        })
+    };
+    let mirror = |protocol, disk_errors| {
+        let mut world = mirror::World::new(seed, mirror::Setup { protocol, disk_errors });
+        world.verbose = verbose;
+        let o = world.run().map_err(told)?;
+        let (writes, crashes, promotions) = (o.writes, o.crashes, o.promotions);
+        let (detached, verifies, splits) = (o.detached, o.verifies, o.splits);
+        Ok(Happened { writes, crashes, promotions, detached, verifies, splits })
     };
     match scenario {
         Scenario::Witness => pair(cluster::Arbitration::Witness),
         Scenario::Fence => pair(cluster::Arbitration::Fence),
-        Scenario::Mirror => {
-            let outcome = mirror::World::new(seed).run().map_err(told)?;
-            Ok(Happened { writes: outcome.writes, crashes: outcome.crashes, promotions: outcome.promotions })
-        }
+        Scenario::Mirror => mirror(Protocol::C, false),
+        Scenario::MirrorB => mirror(Protocol::B, false),
+        Scenario::MirrorA => mirror(Protocol::A, false),
+        Scenario::MirrorDisks => mirror([Protocol::A, Protocol::B, Protocol::C][(seed % 3) as usize], true),
     }
 }

@@ -29,6 +29,29 @@ fn fresh() -> u64 {
 #[test]
 fn fixed_seeds_of_the_mirror() {
     hold(Scenario::Mirror, 0..150);
+    // A primary whose source comes back.
+    assert!(run(Scenario::Mirror, 1_883_027_266_425_438, false).is_ok());
+}
+
+#[test]
+fn fixed_seeds_of_the_mirror_under_b_and_a() {
+    hold(Scenario::MirrorB, 0..100);
+    hold(Scenario::MirrorA, 0..100);
+}
+
+#[test]
+fn fixed_seeds_of_the_mirror_with_failing_disks() {
+    hold(Scenario::MirrorDisks, 0..150);
+}
+
+#[test]
+fn what_is_rare_happens() {
+    let mut sum = (0, 0, 0);
+    for seed in 0..20 {
+        let happened = run(Scenario::MirrorDisks, seed, false).unwrap();
+        sum = (sum.0 + happened.detached, sum.1 + happened.verifies, sum.2 + happened.splits);
+    }
+    assert!(sum.0 > 0 && sum.1 > 0 && sum.2 > 0, "{sum:?}");
 }
 
 #[test]

@@ -33,6 +33,8 @@ impl Engine {
                 self.paused = command == Admin::PauseSync;
                 Ok(())
             }
+            // Its writes would pass the comparison on their way here.
+            Admin::Verify if self.peer_primary => Err(AdminError::PeerIsPrimary),
             Admin::Verify if self.peer_is_up_to_date() && self.is_consistent() && self.verify.is_none() => {
                 self.start_verify();
                 Ok(())
@@ -54,7 +56,7 @@ impl Engine {
             return Err(AdminError::PeerIsPrimary);
         }
         let seen = self.epoch();
-        let epoch = token.unwrap_or(seen + 1);
+        let epoch = token.unwrap_or(seen.saturating_add(1));
         if epoch <= seen {
             return Err(AdminError::OldEpoch(epoch, seen));
         }
@@ -76,11 +78,13 @@ impl Engine {
                 s.consistent = true;
             }
         });
-        if overridden || crashed {
+        // Unless writes are acknowledged by both, the peer may have some that are missing here: the two part now.
+        let parted = !self.synchronous() && self.link != Link::Connected;
+        self.advanced = overridden || crashed || parted;
+        if self.advanced {
             self.meta.advance(fresh);
         }
         self.log_version = self.meta.wanted();
-        self.advanced = overridden || crashed;
         // Force is a permission to go on without the peer, too.
         self.alone = self.link != Link::Connected && (alone || force);
         if self.link == Link::Connected {

@@ -157,8 +157,16 @@ impl Engine {
             Decision::Target { .. } => mine && peer.epoch <= me.epoch,
             _ => mine && theirs && me.epoch == peer.epoch,
         };
-        if wrong || matches!(decision, Decision::SplitBrain | Decision::Unrelated | Decision::NoSource) {
+        if matches!(decision, Decision::SplitBrain | Decision::Unrelated | Decision::NoSource)
+            || wrong && mine && theirs
+        {
             self.stand_alone();
+            return;
+        }
+        if wrong {
+            // It cures itself once that primary gives up, so both keep looking for each other.
+            self.event(Event::PrimaryBehind);
+            self.drop_link();
             return;
         }
         self.meta.change(|s| (s.epoch, s.shared) = (s.epoch.max(peer.epoch), true));
@@ -268,6 +276,8 @@ impl Engine {
         }
         self.meta.change(|s| s.epoch = epoch);
         self.peer_primary = true;
+        // Its writes would pass the comparison on their way here.
+        self.verify = None;
     }
 
     /// Fails what isn't answered and keeps what the peer may not have.

@@ -71,6 +71,11 @@ impl LocalQueue {
         self.started.remove(&number)
     }
 
+    /// Writes of the peer are under way.
+    pub(super) fn has_peer_writes(&self) -> bool {
+        self.waiting.iter().chain(self.started.values()).any(|o| matches!(o.purpose, Purpose::PeerWrite { .. }))
+    }
+
     /// Takes back what hasn't started.
     pub(super) fn drain_waiting(&mut self) -> Vec<Op> {
         self.waiting.drain(..).collect()

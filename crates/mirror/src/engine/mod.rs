@@ -297,7 +297,9 @@ impl Engine {
                 // Sent as it starts: the peer then sees overlapping writes and resync replies in our disk's order.
                 self.replicate(seq);
             } else if link != self.link_number
-                && matches!(purpose, Purpose::PeerWrite { .. } | Purpose::SyncWrite { .. })
+                && (matches!(purpose, Purpose::SyncWrite { .. })
+                    // What was told to be received (protocol B) is written, whatever has become of the link.
+                    || matches!(purpose, Purpose::PeerWrite { .. }) && self.config.protocol != Protocol::B)
             {
                 self.local.finish(op);
                 continue;

@@ -24,10 +24,28 @@ impl Engine {
                 self.incoming.push_front(message);
                 break;
             }
+            if self.marks_first(&message) {
+                self.incoming.push_front(message);
+                break;
+            }
             self.serve(message);
             moved = true;
         }
         moved
+    }
+
+    /// A primary without a disk has no activity log, so the mark has to be durable here before the bytes may be: true if
+    /// the write has to wait for that.
+    fn marks_first(&mut self, message: &Message) -> bool {
+        let Message::Write { epoch, offset, payload, .. } = message else { return false };
+        let range = *offset..offset.saturating_add(payload.len());
+        if self.peer_disk != PeerDisk::Diskless || *epoch < self.epoch() || self.primary || !self.contains(&range) {
+            return false;
+        }
+        let before = self.meta.wanted();
+        self.mark_alone(range);
+        self.gate = self.gate.max(self.meta.wanted());
+        before != self.meta.wanted()
     }
 
     fn serve(&mut self, message: Message) {

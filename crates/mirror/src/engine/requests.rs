@@ -330,6 +330,10 @@ impl Engine {
     }
 
     pub(super) fn pump_barriers(&mut self) -> bool {
+        // What the peer wrote as a primary is older than anything written here, so a flush covers it.
+        if self.barriers.is_empty() || self.local.has_peer_writes() {
+            return false;
+        }
         let ready = self.barriers.iter().find(|(number, b)| {
             !b.submitted && !self.entries.values().any(|e| e.barrier <= **number && e.local == Local::Busy)
         });
@@ -358,6 +362,8 @@ impl Engine {
         for entry in self.entries.values_mut().filter(|e| !e.answered) {
             let peer = !entry.sent
                 || match protocol {
+                    // Half a copy is no place where a write is safe.
+                    _ if !complete => entry.written,
                     Protocol::A => true,
                     Protocol::B => entry.received,
                     Protocol::C => entry.written,
@@ -391,7 +397,7 @@ impl Engine {
             let barrier = self.barriers.get(&flush.barrier);
             let local = barrier.is_none_or(|b| b.local);
             let peer = barrier.is_none_or(|b| b.peer);
-            let wait = self.synchronous() || !self.attached;
+            let wait = self.synchronous() || !self.is_consistent();
             if !self.has_data() {
                 self.reply(flush.id, Err(RequestError::NoData));
             } else if local && (peer || !wait) && (flush.meta <= durable || !self.attached) {

@@ -21,6 +21,10 @@ use super::link::Link;
 /// Events that may wait for the owner.
 const INBOX: usize = 1024;
 
+/// What to do about [`Told::PrimaryBehind`].
+const BEHIND: &str = "the primary lacks data that only the other node has, and they can't be changed under its consumer: \
+                      make it 'secondary'; the two connect then";
+
 type Answer = Result<Arc<[u8]>, RequestError>;
 
 /// What happens to a mirror.
@@ -269,6 +273,7 @@ impl Owner {
             Told::Verified(blocks) => self.state.verified = Some(blocks),
             Told::Incompatible => self.state.problem = Some(self.mismatch()),
             Told::Handshake(decision) => self.state.problem = refusal(decision).map(str::to_owned),
+            Told::PrimaryBehind => self.state.problem = Some(BEHIND.into()),
             Told::PeerLost | Told::Detached | Told::InSync => {}
         }
     }

@@ -24,6 +24,12 @@ impl Disk {
         self.cache.push((self.written, offset, bytes));
     }
 
+    /// Bits rot.
+    pub(crate) fn corrupt(&mut self, offset: usize) {
+        self.view[offset] ^= 1;
+        self.platter[offset] ^= 1;
+    }
+
     /// What a flush that begins now will cover.
     pub(crate) fn mark(&self) -> u64 {
         self.written

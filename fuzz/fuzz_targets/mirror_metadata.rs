@@ -1,0 +1,5 @@
+//! Feeds any bytes to [`ferro_mirror::fuzzing::metadata`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ferro_mirror::fuzzing::metadata(bytes));
